@@ -1,0 +1,1 @@
+"""Operator for LLMTrainingJob resources; arrives with the next release."""

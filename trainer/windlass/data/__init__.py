@@ -1,0 +1,1 @@
+"""From raw text to token shards, and from shards to a deterministic stream of training samples."""

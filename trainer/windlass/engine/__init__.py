@@ -1,0 +1,1 @@
+"""Runs jobs: the driver, the train function, local runs and their folders."""

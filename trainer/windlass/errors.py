@@ -1,0 +1,23 @@
+"""The one error that Windlass raises for a person to read: a reason of the table and a message that says what to do."""
+
+from windlass.spec.reasons import REASONS
+
+
+class WindlassError(Exception):
+    """A failure with a reason from `windlass.spec.reasons.REASONS`.
+
+    The message says what happened, to which object, and what to do; commands print it without a traceback.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)  # both in args, so that the error survives pickling between processes
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def retryable(self) -> bool:
+        """True for failures of machines, which are retried from the last checkpoint."""
+        return REASONS[self.reason].kind == "Infrastructure"

@@ -1,0 +1,1 @@
+"""One configurable decoder, generation, and weights in and out."""

@@ -1,0 +1,453 @@
+"""What an LLMTrainingJob is: every field, its type, default, bounds and meaning, in one place.
+
+The CRD (`windlass.spec.crd`), the validation of a job file (`windlass.spec.loading`) and the reference page in the
+documentation are made from these models. YAML uses camelCase, Python snake_case; both are accepted.
+Rules between fields are in `windlass.spec.checks`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+API_VERSION = "windlass.dev/v1alpha1"
+KIND = "LLMTrainingJob"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Quantity = int | float | str
+"""A Kubernetes quantity: 2, "500m", "16Gi"."""
+PodTemplate = dict[str, Any]
+"""A fragment of a PodTemplateSpec, merged into what Windlass makes."""
+
+
+class SpecModel(BaseModel):
+    """Base of all models here: camelCase in YAML, unknown fields are errors, no silent conversion of types."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class ObjectMeta(SpecModel):
+    """The resource's name and labels."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=52)]
+    """Name of the job and of its run folder: lower-case letters, digits and dashes, at most 52 characters."""
+    namespace: str | None = None
+    """Kubernetes namespace; unused on one machine."""
+    labels: dict[str, str] = {}
+    """Kubernetes labels, copied to everything the job creates."""
+    annotations: dict[str, str] = {}
+    """Kubernetes annotations."""
+
+
+class ModelOverrides(SpecModel):
+    """Changes to a preset's architecture; a field that is left out keeps the preset's value."""
+
+    layers: PositiveInt | None = None
+    """Number of decoder blocks."""
+    heads: PositiveInt | None = None
+    """Number of attention (query) heads; divides hiddenSize."""
+    kv_heads: PositiveInt | None = None
+    """Number of key and value heads (grouped-query attention); divides heads."""
+    hidden_size: PositiveInt | None = None
+    """Width of the residual stream."""
+    intermediate_size: PositiveInt | None = None
+    """Width of the feed-forward layer."""
+    context_length: PositiveInt | None = None
+    """Longest sequence, in tokens, that the model can attend over."""
+    vocab_size: PositiveInt | None = None
+    """Rows of the embedding; at least the tokenizer's vocabulary. Default: the tokenizer's vocabulary."""
+    norm: Literal["LayerNorm", "RMSNorm"] | None = None
+    """Normalisation before each sub-layer."""
+    norm_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Added to the variance (or mean square) before the root."""
+    position: Literal["Learned", "Rotary"] | None = None
+    """Learned absolute position embeddings (GPT-2) or rotary ones (Llama)."""
+    rope_theta: Annotated[float, Field(gt=0)] | None = None
+    """Base of the rotary frequencies."""
+    activation: Literal["GELU", "GELUTanh", "SwiGLU"] | None = None
+    """Feed-forward activation; GELUTanh is GPT-2's approximation, SwiGLU Llama's gated unit."""
+    bias: bool | None = None
+    """Biases in all linear layers and in LayerNorm."""
+    qkv_bias: bool | None = None
+    """Biases in the query, key and value projections; default: as bias."""
+    tie_embeddings: bool | None = None
+    """The output projection shares the token embedding's weights."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Probability of dropout after the embedding, in attention and after each sub-layer, in training only."""
+    sliding_window: PositiveInt | None = None
+    """Attention reaches back this many tokens only (Mistral); default: the whole context."""
+
+
+class Trainable(SpecModel):
+    """Which parameters are trained."""
+
+    scope: Literal["All", "Head", "LastBlocks", "Matching"] = "All"
+    """All; Head: the output layer; LastBlocks: the last `blocks` blocks and the head; Matching: by `patterns`."""
+    blocks: PositiveInt | None = None
+    """With LastBlocks: how many."""
+    patterns: list[str] | None = None
+    """With Matching: regular expressions searched in parameter names."""
+
+
+class ClassifierHead(SpecModel):
+    """The head of a classifier."""
+
+    labels: Annotated[list[str], Field(min_length=2)]
+    """Class names, in the order of the outputs."""
+    pooling: Literal["LastToken", "FirstToken", "Mean"] = "LastToken"
+    """Which hidden state is classified."""
+
+
+class Lora(SpecModel):
+    """Low-rank adaptation (Hu et al. 2021)."""
+
+    rank: PositiveInt = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    targets: list[str] = ["attention"]
+    """Layers with adapters: attention, mlp, or regular expressions on module names."""
+
+
+class Model(SpecModel):
+    """What is trained: a preset, existing weights, or the user's own model."""
+
+    preset: str | None = None
+    """Name of a built-in architecture, such as gpt2-small; `windlass.spec.presets` lists them."""
+    from_: Annotated[str | None, Field(alias="from")] = None
+    """Weights to start from: run://NAME, hf://org/name, s3://..., or a folder in Hugging Face layout."""
+    custom: Annotated[str | None, Field(pattern=r"^[\w.]+:[\w.]+$")] = None
+    """The user's own model: package.module:function, a function that returns a torch.nn.Module."""
+    config: ModelOverrides = ModelOverrides()
+    """Overrides of the preset."""
+    trainable: Trainable = Trainable()
+    """Which parameters are trained."""
+    head: ClassifierHead | None = None
+    """With task Classify: the classes."""
+    lora: Lora | None = None
+    """Train low-rank adapters and leave the weights as they are."""
+
+
+class Source(SpecModel):
+    """Raw text to prepare."""
+
+    uri: Annotated[str, Field(min_length=1)]
+    """File, folder or glob at any fsspec URI (path, s3://, https://, ...), or python://stdlib."""
+    format: Literal["Auto", "Text", "Code", "JsonLines", "Parquet"] = "Auto"
+    """Auto goes by the file's ending: .jsonl and .parquet hold documents in `textField`; the rest is text."""
+    text_field: str = "text"
+    """Column or key that holds a document's text, for JsonLines and Parquet."""
+    document_separator: Annotated[str, Field(min_length=1)] | None = None
+    """Splits text files into documents; default: one document per file."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often this source is drawn from, relative to the others."""
+
+
+class Prepare(SpecModel):
+    """Make the corpus from raw sources: once, and again only when the inputs change."""
+
+    sources: Annotated[list[Source], Field(min_length=1)]
+    """What to read, in this order."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of documents held out; of a source that is one document, its last part."""
+    clean: dict[str, Any] | None = None
+    """Cleaning steps; not in this version."""
+    deduplicate: dict[str, Any] | None = None
+    """Deduplication; not in this version."""
+    decontaminate: list[str] | None = None
+    """Test sets whose items are removed; not in this version."""
+
+
+class CorpusSource(SpecModel):
+    """A prepared corpus."""
+
+    uri: Annotated[str, Field(min_length=1)]
+    """Where its manifest.json lies, at any fsspec URI."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often it is drawn from, relative to the others."""
+
+
+class Data(SpecModel):
+    """What the model learns from, and what it is measured on."""
+
+    prepare: Prepare | None = None
+    """Make the corpus first. It goes to the one URI in `train`, or to corpora/ beside the runs."""
+    train: list[CorpusSource] = []
+    """Prepared corpora."""
+    validation: list[CorpusSource] = []
+    """Corpora to measure on; default: the validation split of those in `train`."""
+    packing: bool = True
+    """Documents share a sequence."""
+    document_mask: bool = False
+    """Attention stays within a document; needs packing."""
+    sequence_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a sequence; default: the model's contextLength."""
+    template: str | None = None
+    """With task Instruct: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string."""
+    loss_on: Literal["Answers", "Everything"] = "Answers"
+    """With task Instruct: which tokens count in the loss."""
+
+
+class Optimizer(SpecModel):
+    """AdamW (Loshchilov and Hutter 2019); weight decay on matrices only."""
+
+    name: Literal["AdamW"] = "AdamW"
+    """The algorithm."""
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decay of parameters with two or more dimensions."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
+    """Decay rates of the two moments."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+
+class Schedule(SpecModel):
+    """Learning rate over steps: a linear warmup, then the named decay to finalRatio of the peak."""
+
+    name: Literal["Cosine", "Linear", "Constant", "WSD"] = "Cosine"
+    """WSD: warmup, stable, then a linear decay over the last `decayFraction` of the steps."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warmup."""
+    final_ratio: Fraction = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """With WSD: share of the steps that decay."""
+
+
+class Parallelism(SpecModel):
+    """How ranks share the work."""
+
+    strategy: Literal["Auto", "DDP", "FSDP", "HSDP"] = "Auto"
+    """Auto: one process alone, DDP where a replica of model and optimizer fits on a device, FSDP otherwise."""
+    activation_checkpointing: Literal["None", "Selective", "Full"] = "None"
+    """Recompute activations in the backward pass: of every second block (Selective) or of every block (Full)."""
+    compile: bool = False
+    """Compile the blocks with torch.compile."""
+
+
+class PreferenceLoss(SpecModel):
+    """Direct preference optimisation (Rafailov et al. 2023)."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference model."""
+
+
+class Training(SpecModel):
+    """How long and how."""
+
+    max_steps: PositiveInt | None = None
+    """Optimizer steps. Exactly one of maxSteps, maxTokens and epochs."""
+    max_tokens: PositiveInt | None = None
+    """Training tokens; rounded up to a whole step."""
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training corpus; rounded up to a whole step."""
+    global_batch_size: PositiveInt = 32
+    """Sequences per optimizer step, over all ranks; independent of the number of workers."""
+    micro_batch_size: PositiveInt | Literal["Auto"] = "Auto"
+    """Sequences per rank and forward pass; Auto finds the largest that fits."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer."""
+    schedule: Schedule = Schedule()
+    """The learning rate's schedule."""
+    precision: Literal["Auto", "BF16", "FP16", "FP32", "FP8"] = "Auto"
+    """Auto: BF16 on GPUs that have it, FP32 elsewhere. FP16 scales the loss. FP8 only where the GPU has it."""
+    parallelism: Parallelism = Parallelism()
+    """How ranks share the work."""
+    preference: PreferenceLoss | None = None
+    """With task Preference."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
+    """Seed of initial weights, order of samples and dropout."""
+
+
+class Checkpoints(SpecModel):
+    """Saving the state of training, without stopping it."""
+
+    uri: str | None = None
+    """Any fsspec URI; default: checkpoints/ in the run folder."""
+    every_steps: PositiveInt | None = None
+    """Steps between checkpoints. The last step is always saved."""
+    every_minutes: Annotated[float, Field(gt=0)] | None = 15.0
+    """Minutes between checkpoints; with everySteps, whichever comes first. null turns it off."""
+    keep: PositiveInt = 3
+    """How many committed checkpoints to keep."""
+    export: Literal["None", "HuggingFace"] = "None"
+    """Write the final model in Hugging Face layout as well, under export/ in the run folder."""
+    on_delete: Literal["Keep", "Delete"] = "Keep"
+    """What deleting the job does to its storage."""
+
+
+class Suite(SpecModel):
+    """A benchmark suite."""
+
+    name: str
+    """Name in lm_eval, such as hellaswag."""
+    uri: str | None = None
+    """Local copy of its data."""
+
+
+class Evaluation(SpecModel):
+    """Measuring while training."""
+
+    every_steps: PositiveInt | None = None
+    """Steps between validations; default: ten in a run. The last step is always measured."""
+    max_tokens: PositiveInt = 262144
+    """Validation tokens measured each time, the same ones every time, spread evenly over the split."""
+    baseline: Literal["Bigram", "None"] = "Bigram"
+    """What the loss is compared with: a bigram model fitted on the training split."""
+    prompts: list[str] = []
+    """Texts that the model continues before training, half way, and at the end."""
+    sample_tokens: PositiveInt = 128
+    """Tokens generated per prompt."""
+    suites: list[Suite] = []
+    """Benchmark suites to run at each validation; not in this version."""
+
+
+class WeightsAndBiases(SpecModel):
+    """Weights & Biases; the API key comes from the environment."""
+
+    project: str
+    """Project that gets the run."""
+    entity: str | None = None
+    """Team or user; default: the key's own."""
+    mode: Literal["online", "offline"] = "online"
+    """offline writes to wandb/ in the run folder, for `wandb sync` later."""
+
+
+class Logging(SpecModel):
+    """What is written down about each step, and where to."""
+
+    every_steps: PositiveInt = 1
+    """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write event files to tensorboard/ in the run folder."""
+    wandb: WeightsAndBiases | None = None
+    """Send metrics to Weights & Biases."""
+    prometheus: bool = True
+    """Serve each rank's metrics on 127.0.0.1; prometheus.json in the run folder lists the ports (file_sd)."""
+
+
+class Resources(SpecModel):
+    """Kubernetes requests and limits."""
+
+    requests: dict[str, Quantity] = {}
+    """What a pod is guaranteed."""
+    limits: dict[str, Quantity] = {}
+    """What a pod may use at most."""
+
+
+class Workers(SpecModel):
+    """The processes that train. On one machine `replicas` (times GPUs) is the number of ranks."""
+
+    replicas: PositiveInt = 1
+    """Worker pods, or ranks on one machine without GPUs."""
+    min_replicas: PositiveInt | None = None
+    """The job goes on with this many when workers are lost for good."""
+    max_replicas: PositiveInt | None = None
+    """The job grows up to this many."""
+    gpus_per_worker: NonNegativeInt | None = None
+    """GPUs and ranks of each worker; default: one rank per worker, on a GPU if there is one."""
+    image: str | None = None
+    """Container image; default: the operator's."""
+    resources: Resources = Resources()
+    """Kubernetes requests and limits of a worker."""
+    template: PodTemplate | None = None
+    """Pod template fragment, merged: node selectors, tolerations, volumes, service account, environment."""
+
+
+class Head(SpecModel):
+    """The pod of Ray's control store and the driver; no GPU."""
+
+    resources: Resources = Resources()
+    """Kubernetes requests and limits of the head."""
+    template: PodTemplate | None = None
+    """Pod template fragment, merged."""
+
+
+class Restarts(SpecModel):
+    """How often a failed job is started again."""
+
+    infrastructure: NonNegativeInt = 20
+    """Restarts after failures of machines: a killed rank, a lost node."""
+    user: NonNegativeInt = 0
+    """Restarts after failures of the job itself."""
+    backoff_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """Wait before the second restart without progress between, doubled each time; the first is at once."""
+    max_backoff_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """Longest wait."""
+
+
+class Lifecycle(SpecModel):
+    """From queueing to clean-up."""
+
+    suspend: bool = False
+    """True checkpoints and releases everything; false continues."""
+    queue_name: str | None = None
+    """Kueue's LocalQueue."""
+    active_deadline_seconds: PositiveInt | None = None
+    """Fail after this many seconds of activity."""
+    ttl_seconds_after_finished: NonNegativeInt | None = None
+    """Delete the job this many seconds after its end."""
+    restarts: Restarts = Restarts()
+    """Budgets and backoff."""
+    hang_timeout_seconds: PositiveInt = 600
+    """No step for this long: dump stacks, restart."""
+    on_non_finite_loss: Literal["Fail", "Skip", "RollBack"] = "Fail"
+    """A NaN or infinite loss: stop, leave the step out, or go back to the last checkpoint and leave it out."""
+
+
+class JobSpec(SpecModel):
+    """What the user wants."""
+
+    task: Literal["Pretrain", "Instruct", "Classify", "Preference"] = "Pretrain"
+    """The stage of a model's life."""
+    model: Model
+    """What is trained."""
+    tokenizer: str | None = None
+    """bytes, gpt2, r50k_base, cl100k_base, o200k_base, hf://org/name, or a file. Default: the preset's."""
+    data: Data
+    """What it learns from."""
+    training: Training
+    """How long and how."""
+    checkpoints: Checkpoints = Checkpoints()
+    """Saving."""
+    evaluation: Evaluation = Evaluation()
+    """Measuring."""
+    logging: Logging = Logging()
+    """Writing down."""
+    workers: Workers = Workers()
+    """The processes that train."""
+    head: Head = Head()
+    """The pod that drives them."""
+    lifecycle: Lifecycle = Lifecycle()
+    """From queueing to clean-up."""
+
+
+class LLMTrainingJob(SpecModel):
+    """A language model's training, from raw text to a checkpoint: the same file on a laptop and on a cluster."""
+
+    api_version: Literal["windlass.dev/v1alpha1"] = API_VERSION
+    """Version of this format."""
+    kind: Literal["LLMTrainingJob"] = KIND
+    """Kind of the resource."""
+    metadata: ObjectMeta
+    """Name and labels."""
+    spec: JobSpec
+    """What the user wants."""

@@ -1,0 +1,1 @@
+"""What is learned: each task is a loss and its metrics."""

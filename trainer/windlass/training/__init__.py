@@ -1,0 +1,1 @@
+"""The loop, parallelism, optimizer, schedule, checkpoints. Knows no Kubernetes and no Ray."""
