@@ -5,13 +5,13 @@ documentation are made from these models. YAML uses camelCase, Python snake_case
 Rules between fields are in `windlass.spec.checks`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-API_VERSION = "windlass.dev/v1alpha1"
-KIND = "LLMTrainingJob"
+API_VERSION: Final = "windlass.dev/v1alpha1"
+KIND: Final = "LLMTrainingJob"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -52,18 +52,18 @@ class ObjectMeta(SpecModel):
 
 
 class ModelOverrides(SpecModel):
-    """Changes to a preset's architecture; a field that is left out keeps the preset's value."""
+    """Changes to a preset's architecture; a field that is left out keeps the preset's value, or its proportion."""
 
     layers: PositiveInt | None = None
     """Number of decoder blocks."""
     heads: PositiveInt | None = None
     """Number of attention (query) heads; divides hiddenSize."""
     kv_heads: PositiveInt | None = None
-    """Number of key and value heads (grouped-query attention); divides heads."""
+    """Number of key and value heads (grouped-query attention); divides heads. Default: the preset's share of heads."""
     hidden_size: PositiveInt | None = None
     """Width of the residual stream."""
     intermediate_size: PositiveInt | None = None
-    """Width of the feed-forward layer."""
+    """Width of the feed-forward layer. Default: the preset's ratio to hiddenSize."""
     context_length: PositiveInt | None = None
     """Longest sequence, in tokens, that the model can attend over."""
     vocab_size: PositiveInt | None = None
