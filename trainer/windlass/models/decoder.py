@@ -1,0 +1,259 @@
+"""The decoder: one Transformer that is GPT-2, Llama or what lies between, by its configuration.
+
+Pre-norm blocks as in Radford et al. 2019 (GPT-2) and Touvron et al. 2023 (Llama). Shapes are [batch, length, ...] at
+the boundaries of modules and [batch, heads, length, head size] inside attention. No module holds a buffer, so a
+decoder built on the meta device is whole after `to_empty` and `initialise`, or after its weights are loaded.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import functional as F
+
+from windlass.spec.presets import ModelConfig
+
+INITIAL_STD = 0.02
+"""Standard deviation of initial weights (GPT-2's initializer_range, and Llama's in transformers)."""
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine of each position's angles: float32 [length, head size / 2], or [batch, 1, length, head size / 2]."""
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, for generation: memory for `capacity` tokens, taken once.
+
+    `Decoder.forward` appends to it; `length` is the number of tokens held.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, capacity: int, like: Tensor) -> None:
+        """On the device and in the dtype of `like`."""
+        head_size = config.hidden_size // config.heads
+        shape = (config.layers, 2, batch_size, config.kv_heads, capacity, head_size)
+        self.memory = torch.empty(shape, device=like.device, dtype=like.dtype)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values [batch, kv heads, length, head size]; returns all of them so far."""
+        end = self.length + keys.shape[2]
+        self.memory[layer, 0, :, :, self.length : end] = keys
+        self.memory[layer, 1, :, :, self.length : end] = values
+        return self.memory[layer, 0, :, :, :end], self.memory[layer, 1, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention, multi-head or grouped-query (Ainslie et al. 2023)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads = layer, config.heads, config.kv_heads
+        self.head_size = config.hidden_size // config.heads
+        self.dropout = config.dropout
+        projected = (config.heads + 2 * config.kv_heads) * self.head_size
+        self.qkv = nn.Linear(config.hidden_size, projected, bias=config.qkv_bias)
+        self.output = nn.Linear(config.heads * self.head_size, config.hidden_size, bias=config.bias)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+        """What each position of x [batch, length, hidden] gathers from those it may see, same shape."""
+        batch, length, _ = x.shape
+        heads = self.qkv(x).view(batch, length, -1, self.head_size).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and length > 1,  # one token alone sees all that is cached
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return output
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around GELU, or the gated unit SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        if config.activation == "SwiGLU":
+            self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each position of x [batch, length, hidden] by itself, same shape."""
+        if self.activation == "SwiGLU":
+            inner = F.silu(self.gate(x)) * self.up(x)
+        else:
+            inner = F.gelu(self.up(x), approximate="tanh" if self.activation == "GELUTanh" else "none")
+        output: Tensor = self.down(inner)
+        return output
+
+
+class Block(nn.Module):
+    """Attention, then the feed-forward layer; each normalised before and added to the residual stream after."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = normalisation(config)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = normalisation(config)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The residual stream [batch, length, hidden] after this block."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        outcome: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return outcome
+
+
+class Decoder(nn.Module):
+    """A causal language model. `blocks` is what sharding, activation checkpointing and compilation act on."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.position == "Learned":
+            self.position_embedding = nn.Embedding(config.context_length, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = normalisation(config)
+        if not config.tie_embeddings:
+            self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        documents: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits [batch, length, vocabulary] of the token after each of `tokens` [batch, length].
+
+        Args:
+            documents: [batch, length] numbers that differ between neighbouring documents of a sequence. Attention then
+                stays within a document and positions start again at each, as if each had been a sequence of its own.
+            cache: holds the tokens before these; gets these appended. Not together with `documents`.
+            last_only: logits of the last position only, [batch, 1, vocabulary].
+
+        Raises:
+            ValueError: there are more tokens than `contextLength`.
+        """
+        past = 0 if cache is None else cache.length
+        length = tokens.shape[1]
+        if past + length > self.config.context_length:
+            raise ValueError(f"{past + length} tokens are more than contextLength, {self.config.context_length}")
+        positions = torch.arange(past, past + length, device=tokens.device)
+        if documents is not None:
+            positions = positions_in_documents(documents)
+        mask = attention_mask(length, past, self.config.sliding_window, documents, tokens.device)
+
+        x = self.token_embedding(tokens)
+        rotation = None
+        if self.config.position == "Learned":
+            x = x + self.position_embedding(positions)
+        else:
+            rotation = rotary_angles(positions, self.config.hidden_size // self.config.heads, self.config.rope_theta)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, rotation, mask, cache)
+        if cache is not None:
+            cache.length += length
+        x = self.norm(x[:, -1:] if last_only else x)
+        # A tied output is not a module of its own: `to_empty` and safetensors would take it for a second tensor.
+        logits: Tensor = F.linear(x, self.token_embedding.weight) if self.config.tie_embeddings else self.output(x)
+        return logits
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Set every weight: N(0, 0.02), biases 0, norms 1; the layers that write to the residual stream are scaled by
+        1 / sqrt(2 * layers) (Radford et al. 2019, section 2.3).
+
+        Drawn on the CPU from a generator of its own, so that any device and any sharding gets the same weights.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            full = torch.zeros(parameter.shape)
+            if parameter.ndim > 1:
+                writes_residual = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+                scale = 1 / math.sqrt(2 * self.config.layers) if writes_residual else 1.0
+                full.normal_(0.0, INITIAL_STD * scale, generator=generator)
+            elif name.endswith("weight"):
+                full.fill_(1.0)
+            assign(parameter, full)
+
+
+def assign(parameter: Tensor, full: Tensor) -> None:
+    """Copy a whole tensor into a parameter, of which this rank may hold only a shard."""
+    if isinstance(parameter, DTensor):
+        moved = full.to(parameter.device, parameter.dtype)
+        full = distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    parameter.copy_(full)
+
+
+def normalisation(config: ModelConfig) -> nn.Module:
+    """LayerNorm, or RMSNorm (Zhang and Sennrich 2019)."""
+    if config.norm == "RMSNorm":
+        return nn.RMSNorm(config.hidden_size, config.norm_epsilon)
+    return nn.LayerNorm(config.hidden_size, config.norm_epsilon, bias=config.bias)
+
+
+def attention_mask(
+    length: int, past: int, window: int | None, documents: Tensor | None, device: torch.device
+) -> Tensor | None:
+    """Which of past + length keys each of `length` queries may see, bool [1 or batch, 1, length, past + length].
+
+    None where causality alone decides, which attention kernels do without a mask. A sliding window of n sees the token
+    itself and the n - 1 before it (Jiang et al. 2023, Mistral 7B, section 2).
+    """
+    total = past + length
+    narrow = window is not None and total > window
+    if documents is None and not narrow and (past == 0 or length == 1):
+        return None
+    keys = torch.arange(total, device=device)
+    distance = keys[past:, None] - keys
+    mask = (distance >= 0)[None, None]
+    if window is not None:
+        mask = mask & (distance < window)
+    if documents is not None:
+        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+    return mask
+
+
+def positions_in_documents(documents: Tensor) -> Tensor:
+    """Each token's distance from the start of its document, [batch, length]."""
+    index = torch.arange(documents.shape[1], device=documents.device)
+    is_start = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    return index - torch.where(is_start, index, 0).cummax(dim=1).values
+
+
+def rotary_angles(positions: Tensor, head_size: int, theta: float) -> Rotation:
+    """Angles of rotary positions (Su et al. 2021, section 3.2.2) for positions [length] or [batch, length]."""
+    exponents = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
+    angles = positions[..., None].float() * (1.0 / theta**exponents)
+    if angles.ndim == 3:
+        angles = angles[:, None]  # broadcasts over heads
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the pairs (i, i + head size / 2) of x [batch, heads, length, head size], in float32, as in Llama's code."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(x)
