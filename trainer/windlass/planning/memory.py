@@ -1,0 +1,71 @@
+"""Will it fit: an estimate of the memory that a rank needs while it trains."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from windlass.planning.choices import Precision, Strategy
+from windlass.planning.compute import block_parameters, count_parameters, root_parameters
+from windlass.spec.presets import ModelConfig
+
+LOGITS_BYTES = 12
+"""Bytes a logit takes at the loss: itself, its log-probability and its gradient, the last two always in float32."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank at the peak of a step, without the framework's own."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate_memory(
+    config: ModelConfig,
+    *,
+    strategy: Strategy,
+    world_size: int,
+    precision: Precision,
+    micro_batch_size: int,
+    sequence_length: int,
+    checkpointing: Literal["None", "Selective", "Full"] = "None",
+) -> Memory:
+    """Memory of a rank, in bytes: state in float32 (its share of it, if sharded) and one micro-batch's activations."""
+    parameters = count_parameters(config)
+    element = 4 if precision == "FP32" else 2
+    tokens = micro_batch_size * sequence_length
+    activations = tokens * activation_bytes_per_token(config, element, checkpointing)
+    if strategy in ("Single", "DDP"):
+        copies = 0 if element == 4 else element * parameters  # autocast keeps the converted weights for the pass
+        return Memory(4 * parameters + copies, 4 * parameters, 8 * parameters, activations)
+    shard = parameters // (world_size if strategy == "FSDP" else world_size // 2)  # HSDP: two replicas
+    root, block = root_parameters(config), block_parameters(config)
+    gathered = element * (root + 2 * block)  # the block at work and the one fetched ahead
+    return Memory(4 * shard + gathered, 4 * shard + element * max(root, block), 8 * shard, activations)
+
+
+def activation_bytes_per_token(
+    config: ModelConfig, element: int, checkpointing: Literal["None", "Selective", "Full"]
+) -> int:
+    """Bytes kept for the backward pass for one token.
+
+    Counted like Korthikanti et al. 2022, section 4.1 (34 s b h a layer for GPT-3), with attention that keeps no
+    matrix of scores, for any ratio of widths, and with the residual stream in float32 as under autocast. `element` is
+    the bytes of a multiplied number. A recomputed block keeps its input only; one such block is whole at a time.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    qkv = hidden + 2 * config.kv_heads * (hidden // config.heads)
+    norms = 2 * 4 * hidden
+    attention = element * (hidden + qkv + hidden)  # the input, then q, k and v, then the output projection's input
+    feed_forward = element * (hidden + (4 if config.activation == "SwiGLU" else 2) * inner)
+    masks = 2 * hidden if config.dropout else 0
+    block = norms + attention + feed_forward + masks
+    recomputed = {"None": 0, "Selective": config.layers // 2, "Full": config.layers}[checkpointing]
+    blocks = (config.layers - recomputed) * block + recomputed * 4 * hidden + min(recomputed, 1) * block
+    return blocks + 2 * 4 * hidden + LOGITS_BYTES * config.vocab_size
