@@ -1,0 +1,283 @@
+"""The training loop, from the first step or a checkpoint to the last step, a stop or an error."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from windlass.data.stream import Batch, TrainingStream
+from windlass.errors import WindlassError
+from windlass.planning.plan import Strategy
+from windlass.spec.job import Checkpoints, JobSpec
+from windlass.tasks.pretrain import token_loss
+from windlass.training.checkpoint import Checkpointer, Saved, read_metrics
+from windlass.training.commits import Commit, CommitLog
+from windlass.training.hang import HangWatch
+from windlass.training.loss_scale import LossScale
+from windlass.training.measure import Measurement, count_labels, to_device
+from windlass.training.optimizer import set_learning_rate
+from windlass.training.parallel import accumulate, autocast, clip_gradients
+from windlass.training.ranks import Ranks
+from windlass.training.recorder import Recorder
+from windlass.training.schedule import learning_rate
+from windlass.training.timing import StepTimer
+
+NON_FINITE_TRIES = 10
+"""Steps with a NaN or infinite loss that a run leaves out before it fails."""
+
+
+@dataclass
+class TrainingRun:
+    """All that the loop needs, made by `windlass.engine.train_function`."""
+
+    spec: JobSpec
+    ranks: Ranks
+    model: nn.Module
+    initialise: Callable[[], None]
+    """Set the model's weights to those of a run that starts."""
+    optimizer: torch.optim.Optimizer
+    strategy: Strategy
+    precision: str
+    total_steps: int
+    stream: Callable[[int], TrainingStream]
+    """This rank's micro batches, from a number of samples consumed by all ranks."""
+    inputs: dict[str, Any]
+    """Identity of what is trained on (corpora, tokenizer): a resume refuses other ones."""
+    measurements: Sequence[Measurement]
+    log: CommitLog
+    recorder: Recorder
+    stop_requested: Callable[[], bool]
+    notify: Callable[[str, str], None]
+    """Tell people: a kind (info, warning) and a sentence."""
+    writer: dict[str, Any] = field(default_factory=dict)
+    """Who this is, for the attempt's record."""
+    flops_per_token: float = 0.0
+    peak_flops: float | None = None
+    """Of one device; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    step: int
+    stopped: bool
+    """True when it was asked to stop before its last step."""
+    attempt: int
+
+
+class NonFiniteLoss(Exception):
+    """The loss or the gradient norm of a step is NaN or infinite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The loss or the gradient norm is not finite at step {step}")
+        self.step = step
+
+
+def train(run: TrainingRun) -> Outcome:
+    """Train until the last step or a stop; with onNonFiniteLoss: RollBack, from the last checkpoint as often as needed.
+
+    All ranks call it together. Raises WindlassError (NonFiniteLoss, CheckpointCorrupt, StorageFull, ...).
+    """
+    policy = run.spec.lifecycle.on_non_finite_loss
+    left_out: set[int] = set()
+    checkpointer = Checkpointer(run.log, run.model, run.optimizer, run.ranks, run.spec.checkpoints.keep)
+    with closing(checkpointer):
+        while True:
+            try:
+                return _attempt(run, checkpointer, left_out)
+            except NonFiniteLoss as error:
+                if policy != "RollBack" or len(left_out) >= NON_FINITE_TRIES:
+                    raise WindlassError(
+                        "NonFiniteLoss",
+                        f"{error}, with {len(left_out)} steps left out before (onNonFiniteLoss: {policy}). "
+                        "Lower training.optimizer.learningRate, or use precision BF16 or FP32.",
+                    ) from error
+                run.notify("warning", f"{error}: back to the last checkpoint, leaving that step out")
+                left_out.add(error.step)
+                checkpointer.wait()
+
+
+def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -> Outcome:
+    training, ranks = run.spec.training, run.ranks
+    scale = LossScale.for_precision(run.precision)
+    start = tokens = 0
+    commit = checkpointer.restore(lambda message: run.notify("warning", message))
+    if commit is None:
+        run.initialise()
+        run.optimizer.state.clear()
+    else:
+        _check_inputs(run, commit)
+        start, tokens = commit.step, commit.state["tokens"]
+        scale = LossScale(**commit.state["loss_scale"])
+        left_out |= set(commit.state["left_out"])
+    attempt = checkpointer.begin_attempt(start, run.writer)
+    run.recorder.begin(read_metrics(run.log, commit) if commit is not None and ranks.first else b"")
+    if commit is not None:
+        run.notify("info", f"Continuing from the checkpoint of step {start}, attempt {attempt.number}")
+
+    def save(step: int) -> None:
+        state = {
+            "samples": step * training.global_batch_size,
+            "tokens": tokens,
+            "loss_scale": asdict(scale),
+            "left_out": sorted(left_out),
+            "inputs": run.inputs,
+            "world_size": ranks.world_size,
+        }
+        checkpointer.save(step, state, run.recorder.content())
+
+    hang_watch = HangWatch(run.spec.lifecycle.hang_timeout_seconds)
+    timer = StepTimer()
+    save_clock = SaveClock(run.spec.checkpoints, start)
+    step, stopped = start, False
+    if start == 0:
+        _measure(run, 0, timer)
+    with closing(hang_watch), closing(run.stream(start * training.global_batch_size)) as stream:
+        while step < run.total_steps:
+            hang_watch.alive()
+            with timer.part("data"):
+                micro_batches = next(stream)
+            step_tokens, stops, overdue, busy = ranks.sum(
+                count_labels(micro_batches), run.stop_requested(), save_clock.overdue(), checkpointer.busy
+            )
+            if stops:
+                stopped = True
+                break
+            step += 1
+            rate = learning_rate(training.schedule, training.optimizer.learning_rate, step, run.total_steps)
+            set_learning_rate(run.optimizer, rate)
+            seed_dropout(training.seed, step, ranks)
+
+            if step not in left_out:
+                with timer.part("forward_backward"):
+                    loss = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_tokens)
+                    norm = clip_gradients(run.model, training.optimizer.gradient_clip, scale.factor)
+                with timer.part("optimizer"):
+                    finite = math.isfinite(norm)
+                    if finite:
+                        run.optimizer.step()
+                    elif scale.factor == 1.0:
+                        _leave_out(run, step, left_out)
+                    scale.update(finite)
+                    run.optimizer.zero_grad(set_to_none=True)
+                tokens += int(step_tokens)
+            timer.step_done()
+
+            if step not in left_out and (step % run.spec.logging.every_steps == 0 or step == run.total_steps):
+                [loss_sum] = ranks.sum(loss.item())
+                seconds = timer.read()
+                record = {
+                    "kind": "train",
+                    "step": step,
+                    "loss": loss_sum / step_tokens,
+                    "learning_rate": rate,
+                    "gradient_norm": norm,
+                    "tokens": tokens,
+                    "epoch": round(step * training.global_batch_size / stream.samples_per_epoch, 6),
+                    **_speed(run, step_tokens / seconds["total"]),
+                    "step_seconds": seconds,
+                }
+                run.recorder.write(record)
+            _measure(run, step, timer)
+
+            with timer.part("checkpoint"):
+                _note_saved(run, checkpointer.finished())
+                if save_clock.due(step, overdue > 0) and not busy and step < run.total_steps:
+                    save(step)
+                    save_clock.saved(step)
+        if step > save_clock.last_step:
+            _note_saved(run, checkpointer.wait())
+            save(step)
+        _note_saved(run, checkpointer.wait())
+    return Outcome(step=step, stopped=stopped, attempt=attempt.number)
+
+
+def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: float) -> torch.Tensor:
+    """Gradients of the step's loss; returns this rank's summed loss, a scalar without gradient.
+
+    DDP and FSDP average gradients over ranks, so with `factor` = world size / tokens of all ranks every token weighs
+    the same, on whichever rank and in whichever micro batch it is.
+    """
+    total = torch.zeros((), device=run.ranks.device)
+    for index, batch in enumerate(micro_batches):
+        inputs, labels, documents = to_device(batch, run.ranks.device)
+        with accumulate(run.model, last=index == len(micro_batches) - 1):
+            with autocast(run.strategy, run.precision, run.ranks.device):
+                loss = token_loss(run.model(inputs, documents=documents), labels)
+            (loss * factor).backward()
+        total += loss.detach()
+    return total
+
+
+def seed_dropout(seed: int, step: int, ranks: Ranks) -> None:
+    """Random numbers of this step and rank depend on nothing that was drawn before, so a resume has none to restore."""
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + ranks.rank)
+
+
+def _leave_out(run: TrainingRun, step: int, left_out: set[int]) -> None:
+    """A step whose gradients are not finite takes no part in training. Raises NonFiniteLoss where that isn't wanted."""
+    if run.spec.lifecycle.on_non_finite_loss != "Skip" or len(left_out) >= NON_FINITE_TRIES:
+        raise NonFiniteLoss(step)
+    left_out.add(step)
+    run.notify("warning", f"The loss or the gradient norm is not finite at step {step}: leaving that step out")
+
+
+def _speed(run: TrainingRun, tokens_per_second: float) -> dict[str, float | None]:
+    """Tokens per second of all ranks, and the share of the devices' peak FLOPs that the model uses (MFU)."""
+    mfu = None
+    if run.peak_flops is not None:
+        mfu = round(run.flops_per_token * tokens_per_second / (run.peak_flops * run.ranks.world_size), 4)
+    return {"tokens_per_second": round(tokens_per_second, 1), "mfu": mfu}
+
+
+def _measure(run: TrainingRun, step: int, timer: StepTimer) -> None:
+    with timer.outside():
+        for measurement in run.measurements:
+            if measurement.due(step):
+                for record in measurement(run.model, step):
+                    run.recorder.write(record)
+
+
+def _note_saved(run: TrainingRun, saved: Saved | None) -> None:
+    if saved is not None:
+        run.recorder.write({"kind": "checkpoint", **asdict(saved)})
+
+
+def _check_inputs(run: TrainingRun, commit: Commit) -> None:
+    """Refuse to continue on other data than the checkpoint was trained on."""
+    for name, before in commit.state["inputs"].items():
+        now = run.inputs.get(name)
+        if now != before:
+            raise WindlassError(
+                "ConfigInvalid",
+                f"The {name} has changed since the checkpoint of step {commit.step}: it was {before}, now it is {now}. "
+                "Put the old one back, give the run another --name, or start over with --restart.",
+            )
+
+
+class SaveClock:
+    """When the next checkpoint is due."""
+
+    def __init__(self, spec: Checkpoints, last_step: int) -> None:
+        self._spec = spec
+        self.last_step = last_step
+        self._saved_at = time.monotonic()
+
+    def overdue(self) -> bool:
+        """Whether everyMinutes have passed, on this rank's clock."""
+        minutes = self._spec.every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+
+    def due(self, step: int, overdue: bool) -> bool:
+        """Whether a multiple of everySteps has been reached since the last save, which may have had to wait."""
+        every = self._spec.every_steps
+        return overdue or (every is not None and step // every > self.last_step // every)
+
+    def saved(self, step: int) -> None:
+        self.last_step, self._saved_at = step, time.monotonic()

@@ -1,0 +1,118 @@
+"""What is measured beside training: the validation loss, and texts the model writes."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from windlass.data.stream import Batch
+from windlass.data.tokenizers import Tokenizer
+from windlass.models.generation import generate
+from windlass.planning.plan import Strategy
+from windlass.tasks.pretrain import token_loss
+from windlass.training.parallel import autocast, unwrapped
+from windlass.training.ranks import Ranks
+from windlass.training.recorder import Record
+
+
+class Measurement(Protocol):
+    """Something measured at some steps. All ranks call it together; it leaves random numbers and gradients alone."""
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after step `step`; 0 is before training."""
+
+    def __call__(self, model: nn.Module, step: int) -> Iterable[Record]:
+        """Records for metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean cross entropy, in nats per token, over the same held-out windows every time."""
+
+    batches: Callable[[], Iterator[Batch]]
+    """This rank's share of the windows."""
+    every_steps: int
+    total_steps: int
+    ranks: Ranks
+    strategy: Strategy
+    precision: str
+
+    def due(self, step: int) -> bool:
+        return step > 0 and (step % self.every_steps == 0 or step == self.total_steps)
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, step: int) -> Iterator[Record]:
+        start = time.perf_counter()
+        model.eval()
+        loss = tokens = 0.0
+        batches = self.batches()
+        spare = None
+        while True:
+            batch = next(batches, None)
+            [left] = self.ranks.sum(batch is not None)
+            if not left:
+                break
+            # A rank that is through goes on calling the model, since sharded layers are gathered by all ranks together.
+            spare = batch or spare
+            if spare is None:
+                raise RuntimeError("A rank without a single validation window; there are fewer windows than ranks.")
+            inputs, labels, documents = to_device(spare, self.ranks.device)
+            with autocast(self.strategy, self.precision, self.ranks.device):
+                batch_loss = token_loss(unwrapped(model)(inputs, documents=documents), labels)
+            if batch is not None:
+                loss += batch_loss.item()
+                tokens += count_labels([batch])
+        model.train()
+        loss, tokens = self.ranks.sum(loss, tokens)
+        seconds = time.perf_counter() - start
+        yield {"kind": "validation", "step": step, "loss": loss / tokens, "tokens": int(tokens), "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Continuations of the job's prompts: by the random model, half way, and at the end."""
+
+    prompts: Sequence[str]
+    tokens: int
+    total_steps: int
+    tokenizer: Tokenizer
+    seed: int
+
+    def due(self, step: int) -> bool:
+        return bool(self.prompts) and step in {0, self.total_steps // 2, self.total_steps}
+
+    def __call__(self, model: nn.Module, step: int) -> Iterator[Record]:
+        """Every rank generates the same text, since sharded layers are gathered by all ranks together."""
+        model.eval()
+        for prompt in self.prompts:
+            tokens = generate(
+                unwrapped(model),
+                self.tokenizer.encode(prompt).tolist() or [self.tokenizer.end_of_document],
+                self.tokens,
+                temperature=0.8,
+                top_k=40,
+                seed=self.seed,
+                end_token=self.tokenizer.end_of_document,
+            )
+            yield {"kind": "sample", "step": step, "prompt": prompt, "text": self.tokenizer.decode(list(tokens))}
+        model.train()
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Inputs, labels and document numbers, each [batch, sequence]."""
+
+    def move(array: "torch.Tensor") -> torch.Tensor:
+        if device.type == "cuda":
+            return array.pin_memory().to(device, non_blocking=True)
+        return array.to(device)
+
+    documents = None if batch.documents is None else move(torch.from_numpy(batch.documents))
+    return move(torch.from_numpy(batch.inputs)), move(torch.from_numpy(batch.labels)), documents
+
+
+def count_labels(batches: Sequence[Batch]) -> int:
+    """Tokens that count in the loss."""
+    return sum(int((batch.labels >= 0).sum()) for batch in batches)
