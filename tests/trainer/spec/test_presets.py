@@ -60,7 +60,7 @@ def test_vocabulary_is_the_tokenizers_unless_overridden() -> None:
 
 def test_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
     model = Model(preset="gpt2-small", config=ModelOverrides(vocab_size=100))
-    with pytest.raises(WindlassError, match=r"spec\.model\.config\.vocabSize: 100 is smaller .* 257"):
+    with pytest.raises(WindlassError, match=r"spec\.model\.config\.vocabSize: 100 is below .* 257"):
         model_config(model, 257)
 
 
@@ -78,7 +78,7 @@ def test_unknown_preset_is_refused_by_name() -> None:
 
 
 def test_tokenizer_defaults_to_the_presets() -> None:
-    spec = {"data": {}, "training": {}}
+    spec: dict[str, object] = {"data": {}, "training": {}}
     assert tokenizer_name(JobSpec.model_validate(spec | {"model": {"preset": "gpt2-xl"}})) == "gpt2"
     assert tokenizer_name(JobSpec.model_validate(spec | {"model": {"preset": "gpt2-tiny"}})) == "bytes"
     assert (

@@ -1,7 +1,7 @@
 """What an LLMTrainingJob is: every field, its type, default, bounds and meaning, in one place.
 
 The CRD (`windlass.spec.crd`), the validation of a job file (`windlass.spec.loading`) and the reference page in the
-documentation are made from these models. YAML uses camelCase, Python snake_case; both are accepted.
+documentation are made from these models. YAML is camelCase; Python takes camelCase and snake_case.
 Rules between fields are in `windlass.spec.checks`.
 """
 
@@ -24,7 +24,10 @@ PodTemplate = dict[str, Any]
 
 
 class SpecModel(BaseModel):
-    """Base of all models here: camelCase in YAML, unknown fields are errors, no silent conversion of types."""
+    """Base of all models here: camelCase in YAML, unknown fields are errors, no silent conversion of types.
+
+    The text under a field is its description in the CRD and the reference page.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -33,6 +36,7 @@ class SpecModel(BaseModel):
         serialize_by_alias=True,
         extra="forbid",
         strict=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
@@ -359,7 +363,8 @@ class Workers(SpecModel):
     replicas: PositiveInt = 1
     """Worker pods, or ranks on one machine without GPUs."""
     min_replicas: PositiveInt | None = None
-    """The job goes on with this many when workers are lost for good."""
+    """The job goes on with this many when workers are lost for good. It and maxReplicas must divide globalBatchSize;
+    counts between that don't are passed over."""
     max_replicas: PositiveInt | None = None
     """The job grows up to this many."""
     gpus_per_worker: NonNegativeInt | None = None

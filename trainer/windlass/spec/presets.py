@@ -38,15 +38,15 @@ class ModelConfig(SpecModel):
 
 @dataclass(frozen=True)
 class Preset:
-    """A named architecture: with the published vocabulary, the tokenizer a job gets by default, and where it is from."""
+    """A named architecture with its published vocabulary, the tokenizer a job gets by default, and the source."""
 
     config: ModelConfig
     tokenizer: str
     source: str
 
 
-BYTES_VOCABULARY = 257
-"""256 bytes and the end of a document."""
+TOKENIZERS = {"bytes": 257, "gpt2": 50257, "r50k_base": 50257, "cl100k_base": 100277, "o200k_base": 200019}
+"""Tokenizers with a name of their own, and their vocabulary; bytes has 256 and the end of a document."""
 
 GPT2_PAPER = "Radford et al. 2019, Language Models are Unsupervised Multitask Learners, table 2"
 LLAMA2_PAPER = "Touvron et al. 2023, Llama 2, arXiv:2307.09288"
@@ -105,7 +105,7 @@ def _llama(
 
 _LLAMA2: dict[str, Any] = {"context_length": 4096, "vocab_size": 32000}
 _LLAMA3: dict[str, Any] = {"context_length": 8192, "vocab_size": 128256, "rope_theta": 500000.0}
-_BYTES: dict[str, Any] = {"context_length": 256, "vocab_size": BYTES_VOCABULARY}
+_BYTES: dict[str, Any] = {"context_length": 256, "vocab_size": TOKENIZERS["bytes"]}
 
 # Llama's own tokenizers are gated. Llama 3's extends cl100k_base (section 3.2 of its paper), which is the default here.
 PRESETS: dict[str, Preset] = {
@@ -115,7 +115,7 @@ PRESETS: dict[str, Preset] = {
     "gpt2-xl": Preset(_gpt2(48, 25, 1600), "gpt2", GPT2_PAPER),
     "gpt2-tiny": Preset(_gpt2(4, 4, 128, **_BYTES), "bytes", OWN_SIZE),
     "gpt2-nano": Preset(
-        _gpt2(4, 4, 128, context_length=64, vocab_size=BYTES_VOCABULARY, activation="GELU", bias=False),
+        _gpt2(4, 4, 128, context_length=64, vocab_size=TOKENIZERS["bytes"], activation="GELU", bias=False),
         "bytes",
         "nanoGPT's README, the setting for CPUs: github.com/karpathy/nanoGPT",
     ),
@@ -154,7 +154,7 @@ def model_config(model: Model, vocab_size: int) -> ModelConfig:
     if config.vocab_size < vocab_size:
         raise WindlassError(
             "ConfigInvalid",
-            f"spec.model.config.vocabSize: {config.vocab_size} is smaller than the tokenizer's vocabulary, {vocab_size}",
+            f"spec.model.config.vocabSize: {config.vocab_size} is below the tokenizer's vocabulary, {vocab_size}",
         )
     return config
 
