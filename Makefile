@@ -64,8 +64,8 @@ clean:
 # Set-up. A file in .venv marks each finished step and is written last, so that an interrupted one is done again.
 
 $(VENV)/made-in:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Windlass needs Python 3.11 or newer; \
-	$(PYTHON) is {sys.version.split()[0]}. Choose another: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Windlass needs Python 3.11 or newer; \
+	$(PYTHON) is %s. Choose another: make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version.split()[0])'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@printf '%s' '$(CURDIR)' > $@
 
@@ -89,6 +89,6 @@ define install
 	@rm -f $@
 	@( $(BIN)/python -m pip install --constraint constraints.txt --editable '$(1)' 2>&1 && touch $@ ) \
 	| tee $(VENV)/pip.log \
-	| grep --line-buffered --only-matching -E 'Downloading [^ ]+ \([0-9.]+ [MG]B\)|Installing collected packages' || true
+	| grep --line-buffered --only-matching -E 'Downloading [^ ]+ \([0-9]{2,}.* MB\)|Installing collected packages' || true
 	@test -f $@ || { tail -n 20 $(VENV)/pip.log; echo 'Set-up failed; all of it is in $(VENV)/pip.log.'; exit 1; }
 endef
