@@ -2,6 +2,9 @@
 
 from windlass.spec.reasons import REASONS
 
+DONE, BAD_INPUT, FAILED, INTERRUPTED = 0, 2, 3, 130
+"""Exit codes of every command."""
+
 
 class WindlassError(Exception):
     """A failure with a reason from `windlass.spec.reasons.REASONS`.
@@ -21,3 +24,8 @@ class WindlassError(Exception):
     def retryable(self) -> bool:
         """True for failures of machines, which are retried from the last checkpoint."""
         return REASONS[self.reason].kind == "Infrastructure"
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that this error ends exits with."""
+        return BAD_INPUT if REASONS[self.reason].bad_input else FAILED

@@ -32,6 +32,14 @@ class Ranks:
         dist.all_reduce(total, group=self.control)
         return [float(number) for number in total]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank, in the order of ranks."""
+        if self.control is None:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         if self.control is None:

@@ -1,0 +1,148 @@
+"""One writer at a time, per run folder and per checkpoints' URI.
+
+On a local disk the operating system holds the lock (flock) and lets go of it when its holder dies. In object storage
+it is a lease: an object that its holder writes anew every few seconds.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from windlass.engine.run_folder import now
+from windlass.errors import WindlassError
+from windlass.storage import Storage, shown
+
+LEASE = "lease.json"
+RENEW_SECONDS = 5.0
+EXPIRE_SECONDS = 20.0
+"""A lease that was not renewed for this long is free."""
+
+
+def whereabouts(**fields: Any) -> dict[str, Any]:
+    """Who this process is, for the one that finds the lock taken."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now(), **fields}
+
+
+def lock_file(path: Path, what: str, **fields: Any) -> int:
+    """Take the lock at `path` and return its file descriptor; closing all copies of it frees the lock.
+
+    `what` names the locked thing in the error. Raises StorageInUse with the holder's whereabouts.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _parse(os.read(descriptor, 65536))
+        os.close(descriptor)
+        raise _in_use(what, holder) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(whereabouts(**fields)).encode(), 0)
+    return descriptor
+
+
+def claim_storage(uri: str, **fields: Any) -> "FileClaim | StorageLease":
+    """Become the only run that writes checkpoints to `uri`. Raises StorageInUse with the holder's whereabouts."""
+    storage = Storage(uri)
+    if storage.is_local:
+        return FileClaim(lock_file(Path(storage.path) / ".lock", uri, **fields))
+    return StorageLease(storage, **fields)
+
+
+class FileClaim:
+    """A local folder that is locked until `release` or the end of this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+class StorageLease:
+    """A lease on a folder in object storage, renewed in the background until `release`."""
+
+    def __init__(self, storage: Storage, **fields: Any) -> None:
+        """Take it. Raises StorageInUse with the holder's whereabouts while another process renews it."""
+        self._storage = storage
+        self._record = {"id": uuid.uuid4().hex, **whereabouts(**fields)}
+        self._released = threading.Event()
+        if not storage.create(LEASE, self._content()):
+            self._take_over()
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="lease")
+        self._thread.start()
+
+    def _take_over(self) -> None:
+        """Take a lease whose holder is gone: a dead process of this machine, or one not heard of for long."""
+        holder = self._holder()
+        if not _is_dead_here(holder):
+            deadline = time.monotonic() + EXPIRE_SECONDS
+            while time.monotonic() < deadline:
+                time.sleep(RENEW_SECONDS / 5)
+                renewed = self._holder()
+                if renewed.get("renewed") != holder.get("renewed"):
+                    raise _in_use(shown(self._storage.uri), renewed)
+        self._storage.write(LEASE, self._content())
+        time.sleep(0.5)  # of two that take over at once, the later writer has it
+        winner = self._holder()
+        if winner.get("id") != self._record["id"]:
+            raise _in_use(shown(self._storage.uri), winner)
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            return _parse(self._storage.read(LEASE))
+        except FileNotFoundError:
+            return {}
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._record, "renewed": now()}).encode()
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
+            self._storage.write(LEASE, self._content())
+
+    def release(self) -> None:
+        """Free it at once. Only a lease that is still ours is deleted."""
+        self._released.set()
+        self._thread.join()
+        if self._holder().get("id") == self._record["id"]:
+            self._storage.delete(LEASE)
+
+
+def _is_dead_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that does not run any more."""
+    if holder.get("host") != socket.gethostname():
+        return not holder
+    try:
+        os.kill(int(holder["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        return {}  # it is being written
+    return holder if isinstance(holder, dict) else {}
+
+
+def _in_use(what: str, holder: dict[str, Any]) -> WindlassError:
+    who = (
+        f"process {holder['pid']} on {holder['host']}, since {holder['since']}, run {holder.get('run', 'unknown')} "
+        f"in {holder.get('folder', 'unknown')}"
+        if {"pid", "host", "since"} <= holder.keys()
+        else "a process that is just starting"
+    )
+    return WindlassError(
+        "StorageInUse", f"{what} is in use by {who}. Wait for it, stop it, or give this run another name or URI."
+    )

@@ -1,0 +1,75 @@
+"""The machine a run is on: its device, memory and cores, and how they are shared by ranks."""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from windlass.errors import WindlassError
+from windlass.planning.choices import Device
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to train on."""
+
+    device: Device
+    devices: int
+    """GPUs; 1 on a CPU, however many ranks share it."""
+    device_name: str
+    memory: int
+    """Bytes of one GPU, or of the whole machine on a CPU."""
+    cores: int
+    compute_capability: tuple[int, int] | None = None
+
+    def check_ranks(self, ranks: int) -> int:
+        """The number of ranks, if this machine has a place for each. Raises ConfigInvalid."""
+        if self.device == "cuda" and ranks > self.devices:
+            raise WindlassError(
+                "ConfigInvalid",
+                f"spec.workers asks for {ranks} ranks, and this machine has {self.devices} GPUs. "
+                f"Use --workers {self.devices}, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on the CPU.",
+            )
+        if self.device == "mps" and ranks > 1:
+            raise WindlassError("ConfigInvalid", "Apple's GPU (MPS) holds one rank. Use --workers 1.")
+        return ranks
+
+    def memory_of_rank(self, ranks: int) -> int:
+        return self.memory if self.device == "cuda" else self.memory // ranks
+
+    def threads(self, ranks: int) -> int:
+        """Threads of each rank's operators: its share of the cores."""
+        return max(1, self.cores // ranks)
+
+
+def this_machine() -> Machine:
+    """CUDA if there is a GPU, then MPS, then the CPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        return Machine(
+            "cuda", torch.cuda.device_count(), gpu.name, gpu.total_memory, cores, torch.cuda.get_device_capability(0)
+        )
+    memory = psutil.virtual_memory().total
+    if torch.backends.mps.is_available():
+        return Machine("mps", 1, "Apple GPU", memory, cores)
+    return Machine("cpu", 1, platform.processor() or platform.machine(), memory, cores)
+
+
+def environment(machine: Machine) -> dict[str, Any]:
+    """What to know when a result is compared with another one: hardware and versions."""
+    packages = ("windlass", "torch", "ray", "numpy", "transformers")
+    versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "device": machine.device_name,
+        "devices": machine.devices,
+        "cores": machine.cores,
+        "memory_bytes": psutil.virtual_memory().total,
+        "packages": {name: versions[name] for name in packages if name in versions},
+    }

@@ -1,0 +1,63 @@
+"""result.json and report.html: how a run ended."""
+
+import logging
+from typing import Any
+
+from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
+from windlass.errors import WindlassError
+from windlass.evaluation.report import write_report
+from windlass.spec.job import LLMTrainingJob
+from windlass.storage import Storage, shown
+from windlass.training.commits import CommitLog
+
+logger = logging.getLogger(__name__)
+
+
+def write_result(
+    run: RunFolder, job: LLMTrainingJob, status: str, seconds: float, error: WindlassError | None = None
+) -> dict[str, Any]:
+    """Write result.json and report.html from the run folder's other files; returns the result.
+
+    `seconds` are those of this start of the run; earlier ones are added from the result they left.
+    """
+    plan = read_json(run.plan) or {}
+    records = list(read_lines(run.metrics))
+    train, validation = _last(records, "train"), _last(records, "validation")
+    before = read_json(run.result) or {}
+    result = {
+        "name": run.name,
+        "status": status,
+        "reason": error.reason if error else None,
+        "message": str(error) if error else None,
+        "steps": train.get("step", 0),
+        "total_steps": plan.get("steps"),
+        "tokens": train.get("tokens", 0),
+        "seconds": round(seconds + before.get("seconds", 0.0), 1),
+        "final": {"loss": train.get("loss"), "validation_loss": validation.get("loss")},
+        "baseline": read_json(run.baseline),
+        "checkpoint": _newest_checkpoint(run.checkpoints_uri(job)),
+        "samples": [
+            {key: record[key] for key in ("step", "prompt", "text")} for record in records if record["kind"] == "sample"
+        ],
+        "parameters": plan.get("parameters"),
+        "strategy": plan.get("strategy"),
+        "precision": plan.get("precision"),
+        "world_size": plan.get("batching", {}).get("world_size"),
+        "environment": read_json(run.environment),
+    }
+    write_json(run.result, result)
+    write_report(run.path)
+    return result
+
+
+def _last(records: list[Record], kind: str) -> Record:
+    return next((record for record in reversed(records) if record["kind"] == kind), {})
+
+
+def _newest_checkpoint(uri: str) -> dict[str, Any] | None:
+    try:
+        commits = CommitLog(Storage(uri, patience=10)).valid_commits()
+    except WindlassError as error:
+        logger.warning("Cannot list the checkpoints: %s", error)
+        return None
+    return {"step": commits[0].step, "uri": f"{shown(uri)}/{commits[0].folder}"} if commits else None

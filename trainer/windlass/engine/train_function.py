@@ -1,0 +1,201 @@
+"""What every rank runs: from the settings that the driver sends to the training loop. The same on Ray and alone."""
+
+import logging
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from windlass.data.corpus import Corpus
+from windlass.data.stream import TrainingStream, validation_batches
+from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.engine.lock import whereabouts
+from windlass.engine.run_folder import RunFolder, write_json
+from windlass.models.decoder import Decoder
+from windlass.planning.peaks import peak_flops
+from windlass.planning.plan import Plan
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.presets import model_config
+from windlass.storage import Storage
+from windlass.training.commits import CommitLog
+from windlass.training.loop import Outcome, TrainingRun, train
+from windlass.training.measure import Measurement, Samples, Validation
+from windlass.training.optimizer import build_optimizer
+from windlass.training.parallel import parallelise, settle_buckets, unwrapped
+from windlass.training.ranks import Ranks, join_ranks, single_process
+from windlass.training.recorder import Recorder, Sink
+from windlass.training.sinks import PrometheusSink, TensorBoardSink, WandbSink
+
+VALIDATIONS = 10
+"""How often a run is measured where evaluation.everySteps does not say."""
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """What the driver has worked out for all ranks."""
+
+    job: LLMTrainingJob
+    folder: Path
+    plan: Plan
+    total_steps: int
+    tokenizer: str
+    train: list[tuple[str, float]]
+    """URIs of prepared corpora and their weights."""
+    validation: list[tuple[str, float]]
+    threads: int
+    """Of each rank, for PyTorch's own operators; the last bits of a sum depend on it."""
+
+
+def train_on_ray(config: dict[str, Any]) -> None:
+    """Ray Train's train function."""
+    import ray.train
+    import ray.train.torch
+
+    settings: RankSettings = config["settings"]
+    _write_output_to(RunFolder(settings.folder).log(f"rank-{ray.train.get_context().get_world_rank()}"))
+    train_rank(settings, join_ranks(ray.train.torch.get_device()))
+    dist.barrier()  # no rank leaves while another still talks to it
+    dist.destroy_process_group()
+
+
+def train_alone(settings: RankSettings) -> None:
+    """The only rank, in this process."""
+    _write_output_to(RunFolder(settings.folder).log("rank-0"))
+    device = torch.device("cuda", 0) if settings.plan.device == "cuda" else torch.device(settings.plan.device)
+    train_rank(settings, single_process(device))
+
+
+def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
+    """Build this rank's model, data and files, and train. Raises WindlassError with the reason of a failure."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    torch.set_num_threads(settings.threads)
+    job, plan, run = settings.job, settings.plan, RunFolder(settings.folder)
+    spec = job.spec
+    tokenizer = load_tokenizer(settings.tokenizer)
+    corpora = [(Corpus.open(uri), weight) for uri, weight in settings.train]
+    validation = [(Corpus.open(uri), weight) for uri, weight in settings.validation]
+    config = model_config(spec.model, tokenizer.vocab_size)
+
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    if plan.strategy in {"Single", "DDP"}:
+        decoder.to_empty(device=ranks.device)
+        decoder.initialise(spec.training.seed)
+    model = parallelise(decoder, plan.strategy, plan.precision, spec.training.parallelism, ranks)
+    if plan.strategy in {"FSDP", "HSDP"}:
+        model.to_empty(device=ranks.device)
+    micro_batch = plan.batching.micro_batch_size
+    settle_buckets(model, torch.zeros((micro_batch, plan.sequence_length), dtype=torch.long, device=ranks.device))
+
+    device_name = torch.cuda.get_device_name() if ranks.device.type == "cuda" else platform.processor()
+    if ranks.first:
+        run.enter("Running", f"Training on {ranks.world_size} rank{'s' * (ranks.world_size > 1)}")
+    recorder = Recorder(run.metrics if ranks.first else None, _sinks(job, run, ranks))
+    try:
+        return train(
+            TrainingRun(
+                spec=spec,
+                ranks=ranks,
+                model=model,
+                initialise=partial(_initialise, model, spec.training.seed),
+                optimizer=build_optimizer(model, spec.training.optimizer),
+                strategy=plan.strategy,
+                precision=plan.precision,
+                total_steps=settings.total_steps,
+                stream=lambda start_sample: TrainingStream(
+                    corpora,
+                    sequence_length=plan.sequence_length,
+                    seed=spec.training.seed,
+                    global_batch_size=spec.training.global_batch_size,
+                    micro_batch_size=micro_batch,
+                    rank=ranks.rank,
+                    world_size=ranks.world_size,
+                    start_sample=start_sample,
+                    document_mask=spec.data.document_mask,
+                ),
+                inputs={
+                    "corpus": [[corpus.id, weight] for corpus, weight in corpora],
+                    "tokenizer": tokenizer.fingerprint,
+                },
+                measurements=_measurements(settings, ranks, tokenizer, validation),
+                log=CommitLog(Storage(run.checkpoints_uri(job))),
+                recorder=recorder,
+                stop_requested=run.stop.exists,
+                notify=run.tell if ranks.first else lambda kind, message: None,
+                writer=whereabouts(),
+                flops_per_token=plan.flops_per_token,
+                peak_flops=peak_flops(device_name, plan.precision),
+            )
+        )
+    finally:
+        recorder.close()
+
+
+def _initialise(model: nn.Module, seed: int) -> None:
+    decoder = unwrapped(model)
+    assert isinstance(decoder, Decoder)
+    decoder.initialise(seed)
+
+
+def _measurements(
+    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, validation: list[tuple[Corpus, float]]
+) -> list[Measurement]:
+    evaluation, plan = settings.job.spec.evaluation, settings.plan
+    return [
+        Validation(
+            batches=lambda: validation_batches(
+                validation,
+                sequence_length=plan.sequence_length,
+                batch_size=plan.batching.micro_batch_size,
+                max_tokens=evaluation.max_tokens,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+            ),
+            every_steps=evaluation.every_steps or max(1, settings.total_steps // VALIDATIONS),
+            total_steps=settings.total_steps,
+            ranks=ranks,
+            strategy=plan.strategy,
+            precision=plan.precision,
+        ),
+        Samples(
+            prompts=evaluation.prompts,
+            tokens=evaluation.sample_tokens,
+            total_steps=settings.total_steps,
+            tokenizer=tokenizer,
+            seed=settings.job.spec.training.seed,
+        ),
+    ]
+
+
+def _sinks(job: LLMTrainingJob, run: RunFolder, ranks: Ranks) -> list[Sink]:
+    """TensorBoard and W&B get rank 0's records; Prometheus asks every rank."""
+    sinks: list[Sink] = []
+    if job.spec.logging.prometheus:
+        prometheus = PrometheusSink(rank=ranks.rank, job=job.metadata.name)
+        sinks.append(prometheus)
+        targets = ranks.gather(prometheus.address)
+        if ranks.first:
+            write_json(run.prometheus, [{"targets": targets, "labels": {"job": job.metadata.name}}])
+    if ranks.first and job.spec.logging.tensorboard:
+        sinks.append(TensorBoardSink(run.path / "tensorboard"))
+    if ranks.first and job.spec.logging.wandb is not None:
+        sinks.append(WandbSink(job.spec.logging.wandb, job.metadata.name, run.path))
+    return sinks
+
+
+def _write_output_to(log: Path) -> None:
+    """Send all that this process prints to its log, native libraries' last words included."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
