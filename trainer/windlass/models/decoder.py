@@ -22,24 +22,29 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class KeyValueCache:
-    """Keys and values of the tokens seen so far, for generation: memory for `capacity` tokens, taken once.
+    """Keys and values of the tokens seen so far, for generation; a layer's memory is taken once, for `capacity` tokens.
 
     `Decoder.forward` appends to it; `length` is the number of tokens held.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, capacity: int, like: Tensor) -> None:
-        """On the device and in the dtype of `like`."""
-        head_size = config.hidden_size // config.heads
-        shape = (config.layers, 2, batch_size, config.kv_heads, capacity, head_size)
-        self.memory = torch.empty(shape, device=like.device, dtype=like.dtype)
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.length = 0
+        self.memory: dict[int, tuple[Tensor, Tensor]] = {}
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values [batch, kv heads, length, head size]; returns all of them so far."""
+        if layer not in self.memory:
+            batch, heads, _, size = keys.shape  # its dtype is only known here: autocast and FSDP choose it
+            self.memory[layer] = (
+                keys.new_empty(batch, heads, self.capacity, size),
+                values.new_empty(batch, heads, self.capacity, size),
+            )
+        all_keys, all_values = self.memory[layer]
         end = self.length + keys.shape[2]
-        self.memory[layer, 0, :, :, self.length : end] = keys
-        self.memory[layer, 1, :, :, self.length : end] = values
-        return self.memory[layer, 0, :, :, :end], self.memory[layer, 1, :, :, :end]
+        all_keys[:, :, self.length : end] = keys
+        all_values[:, :, self.length : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
 
 class Attention(nn.Module):

@@ -94,16 +94,15 @@ class _Reader:
     @torch.no_grad()  # not inference_mode: the tensors that FSDP gathers in it could not be trained on afterwards
     def next_logits(self, tokens: Sequence[int]) -> Tensor:
         """Logits [vocabulary] of the token after `tokens`, which start with those of the call before."""
-        config, weight = self.model.config, self.model.token_embedding.weight
-        start = window_start(len(tokens), config.context_length)
+        context_length = self.model.config.context_length
+        start = window_start(len(tokens), context_length)
         if self.use_cache and (self.cache is None or start != self.start):
-            self.cache = KeyValueCache(config, 1, config.context_length, like=weight)
-            self.start = start
+            self.cache, self.start = KeyValueCache(context_length), start
         unread = tokens[start + (self.cache.length if self.cache else 0) :]
         was_training = self.model.training
         self.model.eval()
         try:
-            inputs = torch.tensor([unread], device=weight.device)
+            inputs = torch.tensor([unread], device=self.model.token_embedding.weight.device)
             logits: Tensor = self.model(inputs, cache=self.cache, last_only=True)[0, -1]
         finally:
             self.model.train(was_training)

@@ -13,7 +13,7 @@ from torch import Tensor
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
-from windlass.models.layouts import HEAD, Layout, layout_of, read_config, their_names, write_config
+from windlass.models.layouts import HEAD, layout_of, read_config, their_names, write_config
 from windlass.spec.presets import ModelConfig
 
 WEIGHTS = "model.safetensors"
@@ -66,13 +66,12 @@ def load_model(folder: Path) -> Decoder:
 
 def to_their_weights(model: Decoder, config: ModelConfig) -> dict[str, Tensor]:
     """Their name -> weight, on the CPU in float32. `config` is the model's as transformers can have it, with biases."""
-    layout, weights = layout_of(config), {}
-    ours = model.state_dict()
-    for name, like in _without_weights(config).state_dict().items():
+    weights, ours = {}, model.state_dict()
+    for name, like in _without_weights(config).named_parameters():
         weight = ours[name].detach().to("cpu", torch.float32) if name in ours else torch.zeros(like.shape)
-        names = their_names(layout, name)
-        for their_name, part in zip(names, weight.split(_split_sizes(names, like, config)), strict=True):
-            weights[their_name] = (part.T if _is_transposed(layout, name, part) else part).contiguous()
+        turned, sizes = _stored(config, name, like)
+        for their_name, part in zip(sizes, weight.split(list(sizes.values())), strict=True):
+            weights[their_name] = (part.T if turned else part).contiguous()
     return weights
 
 
@@ -82,46 +81,42 @@ def from_their_weights(theirs: dict[str, Tensor], model: Decoder, folder: Path) 
     Raises:
         WindlassError: DataCorrupt, with the names of weights that are missing, too many, or of another shape.
     """
-    layout, config = layout_of(model.config), model.config
-    left = {name if name.startswith((layout.base, HEAD)) else layout.base + name: theirs[name] for name in theirs}
-    ours, problems = {}, []
+    config, layout = model.config, layout_of(model.config)
+    theirs = {name if name.startswith((layout.base, HEAD)) else layout.base + name: theirs[name] for name in theirs}
+    ours, problems, known = {}, [], set[str]()
     for name, parameter in model.named_parameters():
-        names, parts = their_names(layout, name), []
-        for their_name, rows in zip(names, _split_sizes(names, parameter, config), strict=True):
-            part = left.pop(their_name, None)
-            if part is None:
-                problems.append(f"{their_name} is missing")
-                continue
-            turned = _is_transposed(layout, name, parameter)
+        turned, sizes = _stored(config, name, parameter)
+        known |= sizes.keys()
+        for their_name, rows in sizes.items():
             shape = [rows, *parameter.shape[1:]][:: -1 if turned else 1]
-            if list(part.shape) != shape:
-                problems.append(f"{their_name} has shape {list(part.shape)} and not {shape}")
-            parts.append((part.T if turned else part).to(torch.float32))
-        ours[name] = parts
-    known = (HEAD,) if config.tie_embeddings else ()
-    problems += [f"{name} is not known" for name in left if not name.endswith(layout.computed + known)]
+            if their_name not in theirs:
+                problems.append(f"{their_name} is missing")
+            elif list(theirs[their_name].shape) != shape:
+                problems.append(f"{their_name} has shape {list(theirs[their_name].shape)} and not {shape}")
+        if not problems:
+            parts = [theirs[their_name].to(torch.float32) for their_name in sizes]
+            ours[name] = torch.cat([part.T if turned else part for part in parts])  # a copy: no tie to the file
+    ignored = (*layout.computed, HEAD) if config.tie_embeddings else layout.computed
+    problems += [f"{name} is not known" for name in theirs if name not in known and not name.endswith(ignored)]
     if problems:
         shown = "; ".join(problems[:MISMATCHES_SHOWN])
         more = f"; and {len(problems) - MISMATCHES_SHOWN} more" if len(problems) > MISMATCHES_SHOWN else ""
         raise WindlassError("DataCorrupt", f"{folder}: the weights are not those of its config.json: {shown}{more}")
-    return {name: torch.cat(parts).contiguous() for name, parts in ours.items()}  # cat copies: no tie to the file
+    return ours
+
+
+def _stored(config: ModelConfig, name: str, weight: Tensor) -> tuple[bool, dict[str, int]]:
+    """How their files hold our weight: whether transposed, and the rows of ours under each of their names."""
+    layout, head_size = layout_of(config), config.hidden_size // config.heads
+    names = their_names(layout, name)
+    qkv = [config.heads * head_size, config.kv_heads * head_size, config.kv_heads * head_size]
+    turned = layout.transposed and name.startswith("blocks.") and weight.ndim == 2
+    return turned, dict(zip(names, qkv if len(names) == 3 else [len(weight)], strict=True))
 
 
 def _without_weights(config: ModelConfig) -> Decoder:
     with torch.device("meta"):
         return Decoder(config)
-
-
-def _split_sizes(names: list[str], weight: Tensor, config: ModelConfig) -> list[int]:
-    """Rows of each of their weights in one of ours: all, or those of queries, keys and values."""
-    if len(names) == 1:
-        return [len(weight)]
-    head_size = config.hidden_size // config.heads
-    return [config.heads * head_size, config.kv_heads * head_size, config.kv_heads * head_size]
-
-
-def _is_transposed(layout: Layout, name: str, weight: Tensor) -> bool:
-    return layout.transposed and name.startswith("blocks.") and weight.ndim == 2
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

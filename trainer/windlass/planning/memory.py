@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from windlass.planning.choices import Precision, Strategy
+from windlass.planning.choices import Precision
 from windlass.planning.compute import block_parameters, count_parameters, root_parameters
 from windlass.spec.presets import ModelConfig
 
@@ -29,23 +29,20 @@ class Memory:
 def estimate_memory(
     config: ModelConfig,
     *,
-    strategy: Strategy,
-    world_size: int,
+    shards: int,
     precision: Precision,
     micro_batch_size: int,
     sequence_length: int,
     checkpointing: Literal["None", "Selective", "Full"] = "None",
 ) -> Memory:
-    """Memory of a rank, in bytes: state in float32 (its share of it, if sharded) and one micro-batch's activations."""
+    """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations."""
     parameters = count_parameters(config)
     element = 4 if precision == "FP32" else 2
-    tokens = micro_batch_size * sequence_length
-    activations = tokens * activation_bytes_per_token(config, element, checkpointing)
-    if strategy in ("Single", "DDP"):
+    activations = micro_batch_size * sequence_length * activation_bytes_per_token(config, element, checkpointing)
+    if shards == 1:
         copies = 0 if element == 4 else element * parameters  # autocast keeps the converted weights for the pass
         return Memory(4 * parameters + copies, 4 * parameters, 8 * parameters, activations)
-    shard = parameters // (world_size if strategy == "FSDP" else world_size // 2)  # HSDP: two replicas
-    root, block = root_parameters(config), block_parameters(config)
+    shard, root, block = parameters // shards, root_parameters(config), block_parameters(config)
     gathered = element * (root + 2 * block)  # the block at work and the one fetched ahead
     return Memory(4 * shard + gathered, 4 * shard + element * max(root, block), 8 * shard, activations)
 
@@ -66,6 +63,6 @@ def activation_bytes_per_token(
     feed_forward = element * (hidden + (4 if config.activation == "SwiGLU" else 2) * inner)
     masks = 2 * hidden if config.dropout else 0
     block = norms + attention + feed_forward + masks
-    recomputed = {"None": 0, "Selective": config.layers // 2, "Full": config.layers}[checkpointing]
+    recomputed = {"None": 0, "Selective": (config.layers + 1) // 2, "Full": config.layers}[checkpointing]
     blocks = (config.layers - recomputed) * block + recomputed * 4 * hidden + min(recomputed, 1) * block
     return blocks + 2 * 4 * hidden + LOGITS_BYTES * config.vocab_size

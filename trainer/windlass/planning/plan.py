@@ -108,11 +108,13 @@ def make_plan(
         training.precision, device=device, compute_capability=compute_capability
     )
 
+    # HSDP shards over the GPUs of a machine.
+    shards = {"FSDP": world_size, "HSDP": job.spec.workers.gpus_per_worker or world_size}.get(strategy, 1)
+
     def memory_with(micro_batch_size: int) -> Memory:
         return estimate_memory(
             config,
-            strategy=strategy,
-            world_size=world_size,
+            shards=shards,
             precision=precision,
             micro_batch_size=micro_batch_size,
             sequence_length=sequence_length,
