@@ -17,8 +17,8 @@ NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Quantity = int | float | str
-"""A Kubernetes quantity: 2, "500m", "16Gi"."""
+Quantity = int | Annotated[str, Field(pattern=r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$")]
+"""A Kubernetes quantity: 2, "0.5", "500m", "16Gi"."""
 PodTemplate = dict[str, Any]
 """A fragment of a PodTemplateSpec, merged into what Windlass makes."""
 
@@ -108,7 +108,7 @@ class Trainable(SpecModel):
 class ClassifierHead(SpecModel):
     """The head of a classifier."""
 
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[str], Field(min_length=2, json_schema_extra={"x-kubernetes-list-type": "set"})]
     """Class names, in the order of the outputs."""
     pooling: Literal["LastToken", "FirstToken", "Mean"] = "LastToken"
     """Which hidden state is classified."""
