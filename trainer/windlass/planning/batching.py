@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Literal
 
 from windlass.errors import WindlassError
+from windlass.spec.checks import divisors
 from windlass.spec.job import Training
 
 
@@ -81,12 +82,6 @@ def total_steps(training: Training, sequence_length: int, samples_per_epoch: int
             "ConfigInvalid", "spec.training.epochs: how many steps that is, only the prepared corpus can tell"
         )
     return math.ceil(Fraction(str(training.epochs)) * samples_per_epoch / batch)  # 0.1 means a tenth, not its float
-
-
-def divisors(number: int) -> list[int]:
-    """All of them, ascending."""
-    low = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
-    return sorted({*low, *(number // candidate for candidate in low)})
 
 
 def _that_fit(what: str, numbers: list[int], near: int) -> str:

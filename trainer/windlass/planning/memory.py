@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from windlass.planning.choices import Precision
+from windlass.planning.choices import Device, Precision
 from windlass.planning.compute import block_parameters, count_parameters, root_parameters
 from windlass.spec.presets import ModelConfig
 
 LOGITS_BYTES = 12
 """Bytes a logit takes at the loss: itself, its log-probability and its gradient, the last two always in float32."""
+SCORE_BYTES = 13
+"""Bytes that a CPU keeps of each attention score when there is dropout, which its fused attention does not have."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Memory:
 def estimate_memory(
     config: ModelConfig,
     *,
+    device: Device,
     shards: int,
     precision: Precision,
     micro_batch_size: int,
@@ -38,7 +41,9 @@ def estimate_memory(
     """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations."""
     parameters = count_parameters(config)
     element = 4 if precision == "FP32" else 2
-    activations = micro_batch_size * sequence_length * activation_bytes_per_token(config, element, checkpointing)
+    scores = sequence_length if device == "cpu" and config.dropout else 0
+    per_token = activation_bytes_per_token(config, element, checkpointing, scores)
+    activations = micro_batch_size * sequence_length * per_token
     if shards == 1:
         copies = 0 if element == 4 else element * parameters  # autocast keeps the converted weights for the pass
         return Memory(4 * parameters + copies, 4 * parameters, 8 * parameters, activations)
@@ -48,18 +53,27 @@ def estimate_memory(
 
 
 def activation_bytes_per_token(
-    config: ModelConfig, element: int, checkpointing: Literal["None", "Selective", "Full"]
+    config: ModelConfig,
+    element: int,
+    checkpointing: Literal["None", "Selective", "Full"] = "None",
+    scores: int = 0,
 ) -> int:
-    """Bytes kept for the backward pass for one token.
+    """Bytes kept for the backward pass for one token, with fused norms.
 
-    Counted like Korthikanti et al. 2022, section 4.1 (34 s b h a layer for GPT-3), with attention that keeps no
-    matrix of scores, for any ratio of widths, and with the residual stream in float32 as under autocast. `element` is
-    the bytes of a multiplied number. A recomputed block keeps its input only; one such block is whole at a time.
+    Counted like Korthikanti et al. 2022, section 4.1 (34 s b h a layer for GPT-3, and the scores), for any ratio of
+    widths, and with the residual stream in float32 as under autocast. A recomputed block keeps its input only; one such
+    block is whole at a time.
+
+    Args:
+        element: bytes of a multiplied number.
+        scores: attention scores kept, of each head; fused attention keeps none.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
     qkv = hidden + 2 * config.kv_heads * (hidden // config.heads)
     norms = 2 * 4 * hidden
-    attention = element * (hidden + qkv + hidden)  # the input, then q, k and v, then the output projection's input
+    attention = (
+        element * (hidden + qkv + hidden) + SCORE_BYTES * config.heads * scores
+    )  # inputs of: qkv, scores, output
     feed_forward = element * (hidden + (4 if config.activation == "SwiGLU" else 2) * inner)
     masks = 2 * hidden if config.dropout else 0
     block = norms + attention + feed_forward + masks

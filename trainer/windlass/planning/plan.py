@@ -114,6 +114,7 @@ def make_plan(
     def memory_with(micro_batch_size: int) -> Memory:
         return estimate_memory(
             config,
+            device=device,
             shards=shards,
             precision=precision,
             micro_batch_size=micro_batch_size,
