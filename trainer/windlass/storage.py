@@ -108,6 +108,10 @@ class Storage:
         """The file system under it, one per process."""
         return _filesystem(self._protocol, os.getpid())
 
+    def call(self, operation: Callable[[], T]) -> T:
+        """Return operation(), with this storage's patience and words: see `retry`."""
+        return retry(operation, self.uri, self.patience)
+
     def child(self, name: str) -> "Storage":
         """Return the folder `name` in this one."""
         return Storage(f"{self.uri.rstrip('/')}/{name}", self.patience)
@@ -118,7 +122,7 @@ class Storage:
             with self._translated(), open(self._at(name), "rb") as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(end - (start or 0))
-        data: bytes = self._retry(lambda: self.fs.cat_file(self._at(name), start=start, end=end))
+        data: bytes = self.call(lambda: self.fs.cat_file(self._at(name), start=start, end=end))
         return data
 
     def write(self, name: str, data: bytes) -> None:
@@ -128,7 +132,7 @@ class Storage:
                 _write_through(partial, data)
                 _replace(partial, self._at(name))
         else:
-            self._retry(lambda: self.fs.pipe_file(self._at(name), data))
+            self.call(lambda: self.fs.pipe_file(self._at(name), data))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write the file only if there is none of that name; of several writers exactly one gets True."""
@@ -139,12 +143,12 @@ class Storage:
         writer = uuid.uuid4().hex
         options = {"Metadata": {"windlass-writer": writer}} if self._protocol == "s3" else {}
         try:
-            self._retry(lambda: self.fs.pipe_file(self._at(name), data, mode="create", **options))
+            self.call(lambda: self.fs.pipe_file(self._at(name), data, mode="create", **options))
         except FileExistsError:
             if not options:
                 return False
             # An answer that was lost is asked again, and finds its own object.
-            written_by: object = self._retry(lambda: self.fs.metadata(self._at(name))).get("windlass-writer")
+            written_by: object = self.call(lambda: self.fs.metadata(self._at(name))).get("windlass-writer")
             return written_by == writer
         return True
 
@@ -152,14 +156,14 @@ class Storage:
         """Return whether there is a file or folder of that name."""
         if self.is_local:
             return os.path.exists(self._at(name))
-        return bool(self._retry(lambda: self.fs.exists(self._at(name))))
+        return bool(self.call(lambda: self.fs.exists(self._at(name))))
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Return every file in the folder `prefix` and below: name relative to this storage -> size in bytes."""
         if self.is_local:
             with self._translated():
                 return dict(sorted(_walk(self.path, self._at(prefix))))
-        found = self._retry(lambda: self.fs.find(self._at(prefix), detail=True))
+        found = self.call(lambda: self.fs.find(self._at(prefix), detail=True))
         return {name[len(self.path) + 1 :]: int(info["size"] or 0) for name, info in sorted(found.items())}
 
     def upload(self, local: Path, name: str) -> None:
@@ -172,13 +176,13 @@ class Storage:
             return
         chunk = max(_UPLOAD_CHUNK, local.stat().st_size // 9_000)  # S3 allows 10,000 parts
         options = {"chunksize": chunk} if self._protocol == "s3" else {}
-        self._retry(lambda: self.fs.put_file(str(local), self._at(name), **options))
+        self.call(lambda: self.fs.put_file(str(local), self._at(name), **options))
 
     def delete(self, name: str) -> None:
         """Delete the file or folder; no error when there is none."""
         with contextlib.suppress(FileNotFoundError):
             if not self.is_local:
-                self._retry(lambda: self.fs.rm(self._at(name), recursive=True))
+                self.call(lambda: self.fs.rm(self._at(name), recursive=True))
             elif os.path.isdir(self._at(name)):
                 shutil.rmtree(self._at(name))
             else:
@@ -186,9 +190,6 @@ class Storage:
 
     def _at(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path
-
-    def _retry(self, operation: Callable[[], Any]) -> Any:
-        return retry(operation, self.uri, self.patience)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

@@ -1,0 +1,203 @@
+"""A prepared corpus: an immutable folder of token shards, described by the manifest that was written last.
+
+    manifest.json                          tokenizer, counts, hashes; replaced atomically when prepared again
+    data-FINGERPRINT/train-00000.bin       token ids, uint16 or uint32, little-endian
+    data-FINGERPRINT/train-ends-00000.bin  end of each document, in tokens, uint64
+    data-FINGERPRINT/validation-...        the same for the held-out documents
+    data-FINGERPRINT/tokenizer/            tokenizer.json and its configuration
+
+Why it is as it is: docs/decisions/0001-corpus-format.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from windlass.data.blocks import BLOCK_BYTES, Blocks, DiskCache, Shard
+from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
+from windlass.errors import WindlassError
+from windlass.storage import Storage, shown
+
+MANIFEST = "manifest.json"
+SplitName = Literal["train", "validation"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+TokenType = Literal["uint16", "uint32"]
+
+
+class ManifestModel(BaseModel):
+    """Base of the manifest's parts: camelCase in JSON, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True, frozen=True, protected_namespaces=()
+    )
+
+
+class TokenizerIdentity(ManifestModel):
+    """The tokenizer that made the tokens."""
+
+    name: str
+    vocab_size: int
+    end_of_document: int
+    fingerprint: str
+
+
+class SplitManifest(ManifestModel):
+    """One split's counts and files."""
+
+    tokens: int
+    documents: int
+    bytes: int
+    """UTF-8 bytes of its text, for bits per byte."""
+    shards: list[Shard]
+    document_ends: list[Shard]
+
+
+class LeftOut(ManifestModel):
+    """Documents that were not used."""
+
+    count: int
+    names: list[str]
+    """The first of them."""
+
+
+class Preparation(ManifestModel):
+    """How the corpus was made; no part of its id."""
+
+    fingerprint: str
+    """Hash of inputs (names, sizes, times), settings and tokenizer."""
+    documents: int
+    tokens: int
+    not_utf8: LeftOut
+    empty: LeftOut
+    sources: list[dict[str, Any]]
+
+
+class Manifest(ManifestModel):
+    """What manifest.json holds."""
+
+    format: Literal["windlass-corpus/1"] = "windlass-corpus/1"
+    tokenizer: TokenizerIdentity
+    token_type: TokenType
+    folder: str
+    splits: dict[SplitName, SplitManifest]
+    preparation: Preparation
+
+    @property
+    def id(self) -> str:
+        """Hash of what the corpus holds: the same data prepared elsewhere has the same id, and so the same order."""
+        content = self.model_dump(
+            mode="json", by_alias=True, exclude={"folder": True, "preparation": True, "tokenizer": {"name"}}
+        )
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+class Split:
+    """Tokens and document ends of one split; every byte was verified before it is returned."""
+
+    def __init__(self, manifest: SplitManifest, token_type: TokenType, storage: Storage, cache: DiskCache) -> None:
+        """Open nothing yet."""
+        self.tokens = manifest.tokens
+        self.documents = manifest.documents
+        self.bytes = manifest.bytes
+        """UTF-8 bytes of the text."""
+        self.dtype = np.dtype(token_type).newbyteorder("<")
+        self.block_tokens = BLOCK_BYTES // self.dtype.itemsize
+        self._blocks = Blocks(storage, manifest.shards, cache)
+        self._ends = Blocks(storage, manifest.document_ends, cache)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return tokens [start, stop), read-only; DataCorrupt where a block does not match its hash."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise IndexError(f"tokens {start} to {stop} of {self.tokens}")
+        return _read(self._blocks, self.dtype, start, stop)
+
+    def document_ends(self) -> NDArray[np.uint64]:
+        """Return where each document ends (after its end_of_document), in tokens, [documents]."""
+        return _read(self._ends, np.dtype("<u8"), 0, self.documents)
+
+    def prefetch(self, block: int) -> None:
+        """Bring a remote block of `block_tokens` tokens near before it is needed; never fails."""
+        self._blocks.prefetch(block)
+
+    def verify(self) -> Iterator[int]:
+        """Check every hash; yields the bytes of each block that matched, raises DataCorrupt at one that does not."""
+        for blocks in (self._blocks, self._ends):
+            for number in range(len(blocks)):
+                yield len(blocks[number])
+
+
+class Corpus:
+    """An opened corpus."""
+
+    def __init__(self, uri: str, manifest: Manifest, cache: DiskCache) -> None:
+        """Use `Corpus.open`."""
+        self.uri = uri
+        self.manifest = manifest
+        self.id = manifest.id
+        self._storage = Storage(uri).child(manifest.folder)
+        self._cache = cache
+        self._splits: dict[str, Split] = {}
+
+    @classmethod
+    def open(cls, uri: str, cache: Path | None = None) -> "Corpus":
+        """Return the corpus at `uri`; `cache` is the folder for blocks of remote ones, default WINDLASS_CACHE.
+
+        Raises DataNotFound where there is none, DataCorrupt where its manifest cannot be read.
+        """
+        return cls(uri, read_manifest(Storage(uri)), DiskCache(cache))
+
+    def split(self, name: SplitName) -> Split:
+        """Return the training or the held-out part."""
+        if name not in self._splits:
+            manifest = self.manifest
+            self._splits[name] = Split(manifest.splits[name], manifest.token_type, self._storage, self._cache)
+        return self._splits[name]
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that made it, from the corpus itself unless it is built in."""
+        name = self.manifest.tokenizer.name
+        return load_tokenizer(name if name in BUILT_IN else self._storage.child("tokenizer").uri)
+
+    def require_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raise ConfigInvalid unless the corpus was made with this tokenizer."""
+        ours = self.manifest.tokenizer
+        if ours.fingerprint != tokenizer.fingerprint:
+            raise WindlassError(
+                "ConfigInvalid",
+                f"corpus {shown(self.uri)} was made with tokenizer {ours.name} ({ours.vocab_size} tokens), not "
+                f"{tokenizer.name} ({tokenizer.vocab_size} tokens); set spec.tokenizer to {ours.name} or prepare again",
+            )
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """Return the manifest in this folder; DataNotFound where there is none, DataCorrupt where it makes no sense."""
+    try:
+        return Manifest.model_validate_json(storage.read(MANIFEST))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"there is no prepared corpus at {shown(storage.uri)}; make one with `windlass data prepare`"
+        raise WindlassError("DataNotFound", message) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        message = (
+            f"{shown(storage.uri)}/{MANIFEST} is no manifest of a corpus ({where}: {first['msg']}); prepare it again"
+        )
+        raise WindlassError("DataCorrupt", message) from error
+
+
+def _read(blocks: Blocks, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
+    size = BLOCK_BYTES // dtype.itemsize
+    pieces = [
+        blocks[number].view(dtype)[max(0, start - number * size) : stop - number * size]
+        for number in range(start // size, -(-stop // size))
+    ]
+    if not pieces:
+        return np.empty(0, dtype)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
