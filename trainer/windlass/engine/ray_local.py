@@ -3,8 +3,8 @@
 import os
 import secrets
 import tempfile
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from windlass.engine.failures import classify
@@ -26,38 +26,40 @@ _ENVIRONMENT = {
 
 
 class RayLocal:
-    """A local Ray cluster with a place for each rank; starts in the background while data is prepared."""
+    """A local Ray cluster with a place for each rank; starts in the background while data is prepared.
+
+    One thread starts, uses and stops it. It has to live as long as Ray: Linux ends Ray's servers with the thread that
+    started them. And it is not the main thread, where Ray Train would take SIGINT for itself.
+    """
 
     def __init__(self, ranks: int, threads: int) -> None:
         self._ranks = ranks
         self._threads = threads
-        self._error: BaseException | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", ignore_cleanup_errors=True)  # sockets: short paths
-        self._thread = threading.Thread(target=self._start, name="ray-start")
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
+        self._started = self._thread.submit(self._start)
 
     def _start(self) -> None:
-        try:
-            os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
-            import ray
+        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        import ray
+        import ray.train.torch
 
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=self._ranks,
-                object_store_memory=128 << 20,
-                log_to_driver=False,
-                _temp_dir=self._folder.name,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
-            )
-        except BaseException as error:  # noqa: BLE001 - told to the thread that waits for it
-            self._error = error
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=self._ranks,
+            object_store_memory=128 << 20,
+            log_to_driver=False,
+            _temp_dir=self._folder.name,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
+        )
 
     def fit(self, function: Callable[[dict[str, Any]], None], config: dict[str, Any], use_gpu: bool) -> None:
         """Run the train function on every rank through Ray Train. Raises WindlassError when a rank fails."""
-        self._thread.join()
-        if self._error is not None:
-            raise RuntimeError("Ray did not start on this machine") from self._error
+        self._started.result()
+        self._thread.submit(self._fit, function, config, use_gpu).result()
+
+    def _fit(self, function: Callable[[dict[str, Any]], None], config: dict[str, Any], use_gpu: bool) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
         from ray.train.v2.api.exceptions import WorkerGroupError
@@ -73,27 +75,17 @@ class RayLocal:
                 failure_config=FailureConfig(max_failures=0),  # the driver has budgets of its own
             ),
         )
-        failure: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except TrainingFailedError as error:
-                failure.append(error)
-
-        # Not in the main thread, where fit() would take SIGINT for itself.
-        thread = threading.Thread(target=fit, name="ray-train")
-        thread.start()
-        thread.join()
-        if failure:
-            error = failure[0]
-            errors = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
-            raise classify(errors) from error
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            raise classify(error.worker_failures.values()) from error
+        except TrainingFailedError as error:
+            raise classify([error]) from error
 
     def close(self) -> None:
         """Stop all of its processes."""
-        self._thread.join()
         import ray
 
-        ray.shutdown()
+        self._thread.submit(ray.shutdown).result()
+        self._thread.shutdown()
         self._folder.cleanup()
