@@ -188,12 +188,11 @@ def read_config(values: dict[str, Any]) -> ModelConfig:
 
 def _read_gpt2(values: dict[str, Any]) -> ModelConfig:
     activation = values.get("activation_function", "gelu_new")
-    _require(
-        values,
-        activation_function=(activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
-        scale_attn_weights=(values.get("scale_attn_weights", True), "true"),
-        scale_attn_by_inverse_layer_idx=(not values.get("scale_attn_by_inverse_layer_idx"), "false"),
-        add_cross_attention=(not values.get("add_cross_attention"), "false"),
+    _check_allowed(
+        activation_function=(activation, tuple(ACTIVATIONS)),
+        scale_attn_weights=(values.get("scale_attn_weights", True), (True,)),
+        scale_attn_by_inverse_layer_idx=(values.get("scale_attn_by_inverse_layer_idx", False), (False,)),
+        add_cross_attention=(values.get("add_cross_attention", False), (False,)),
     )
     return ModelConfig(
         layers=values["n_layer"],
@@ -217,14 +216,13 @@ def _read_gpt2(values: dict[str, Any]) -> ModelConfig:
 def _read_llama(values: dict[str, Any]) -> ModelConfig:
     kind, heads, hidden_size = values["model_type"], values["num_attention_heads"], values["hidden_size"]
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    head_size, bias = values.get("head_dim"), values.get("mlp_bias", False)
-    _require(
-        values,
-        hidden_act=(values.get("hidden_act", "silu") == "silu", "silu"),
-        head_dim=(head_size in (None, hidden_size // heads), "hidden_size / num_attention_heads"),
-        attention_bias=(values.get("attention_bias", False) == bias, "as mlp_bias"),
-        use_sliding_window=(not values.get("use_sliding_window"), "false"),
-        rope_scaling=(rope.get("rope_type", rope.get("type", "default")) == "default", "absent or of type default"),
+    bias = values.get("mlp_bias", False)
+    _check_allowed(
+        hidden_act=(values.get("hidden_act", "silu"), ("silu",)),
+        head_dim=(values.get("head_dim"), (None, hidden_size // heads)),
+        attention_bias=(values.get("attention_bias", False), (bias,)),
+        use_sliding_window=(values.get("use_sliding_window", False), (False,)),
+        rope_type=(rope.get("rope_type", rope.get("type", "default")), ("default",)),
     )
     return ModelConfig(
         layers=values["num_hidden_layers"],
@@ -247,9 +245,10 @@ def _read_llama(values: dict[str, Any]) -> ModelConfig:
     )
 
 
-def _require(values: dict[str, Any], **rules: tuple[bool, str]) -> None:
-    for field, (holds, allowed) in rules.items():
-        if not holds:
+def _check_allowed(**fields: tuple[Any, tuple[Any, ...]]) -> None:
+    for field, (value, allowed) in fields.items():
+        if value not in allowed:
+            here = " or ".join(map(str, allowed))
             raise WindlassError(
-                "ConfigInvalid", f"config.json: {field} is {values.get(field)}; the decoder does {allowed} only"
+                "ConfigInvalid", f"config.json: {field} is {value}; the decoder of this model has {here}"
             )
