@@ -64,15 +64,15 @@ def retry(operation: Callable[[], T], uri: str, patience: float = PATIENCE) -> T
             if not _is_transient(error):
                 raise
             now = time.monotonic()
-            if first_failure is None:
-                first_failure = now
-                _log.warning("%s does not answer, trying for %.0f s: %s", shown(uri), patience, _line(error))
-            left = first_failure + patience - now
+            left = (first_failure or now) + patience - now
             if left <= 0:
                 message = (
                     f"{shown(uri)} did not answer for {patience:.0f} s; check endpoint and network: {_line(error)}"
                 )
                 raise WindlassError("StorageUnavailable", message) from error
+            if first_failure is None:
+                first_failure = now
+                _log.warning("%s does not answer, trying for %.0f s: %s", shown(uri), patience, _line(error))
             time.sleep(min(delay * _jitter.uniform(0.5, 1.5), left))
             delay = min(2 * delay, _LONGEST_WAIT)
         else:

@@ -11,7 +11,7 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,6 @@ from windlass.storage import PARTIAL, Storage, shown
 
 Bytes = NDArray[np.uint8]
 
-BLOCK_BYTES = 8 << 20
-SHARD_BYTES = 8 * BLOCK_BYTES
-
 _OPEN_BLOCKS = 16
 """Remote blocks that a split keeps open: two windows of the shuffle, and their neighbours."""
 
@@ -36,26 +33,34 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of a corpus: full shards have SHARD_BYTES, the last of a split has the rest."""
+    """A file of a corpus; all but the last of a split are of one size."""
 
     name: str
     size: int
     """Bytes."""
     blocks: list[str]
-    """xxh3_64 of each BLOCK_BYTES, in hexadecimal."""
+    """xxh3_64 of each block, in hexadecimal."""
 
 
-def block_hashes(data: bytes) -> list[str]:
-    """Return the hash of each block of a shard's bytes."""
-    return [xxhash.xxh3_64_hexdigest(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
+@dataclass(frozen=True)
+class Layout:
+    """Sizes in bytes of all blocks and shards of a corpus, but the last of a split."""
+
+    block: int = 8 << 20
+    shard: int = 64 << 20
+
+    def hashes(self, data: bytes) -> list[str]:
+        """Return the hash of each block of a shard's bytes."""
+        return [xxhash.xxh3_64_hexdigest(data[at : at + self.block]) for at in range(0, len(data), self.block)]
 
 
 class Blocks:
     """The blocks of consecutive shards in one folder, by number. Safe to share between threads."""
 
-    def __init__(self, storage: Storage, shards: list[Shard], cache: "DiskCache") -> None:
+    def __init__(self, storage: Storage, shards: list[Shard], layout: Layout, cache: "DiskCache") -> None:
         """Open nothing yet. `cache` is used when the storage is remote."""
         self._storage = storage
+        self._layout = layout
         self._cache = cache
         self._shards = shards
         self._files: dict[str, Bytes] = {}
@@ -75,22 +80,32 @@ class Blocks:
             if number in self._open:
                 self._open.move_to_end(number)
                 return self._open[number]
-        data = self._remote(shard, block)
+        data = self._remote(shard, block, self._storage)
         with self._lock:
             self._open[number] = data
             while len(self._open) > _OPEN_BLOCKS:
                 self._open.popitem(last=False)
         return data
 
-    def prefetch(self, number: int) -> None:
-        """Fetch a remote block before it is needed; failures are left to the read that needs it."""
-        if not self._storage.is_local and number < len(self):
-            with contextlib.suppress(WindlassError):
-                self[number]
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Fetch remote blocks, each in a thread of its own; failures are left to the read that needs the block."""
+        if self._storage.is_local:
+            return
+        for number in numbers:
+            if number < len(self):
+                threading.Thread(target=self._try, args=(number,), daemon=True).start()
+
+    def _try(self, number: int) -> None:
+        shard, block = self._place(number)
+        with contextlib.suppress(WindlassError, OSError):
+            self._remote(shard, block, Storage(self._storage.uri, patience=0))
 
     def _place(self, number: int) -> tuple[Shard, int]:
-        shard, block = divmod(number, SHARD_BYTES // BLOCK_BYTES)
+        shard, block = divmod(number, self._layout.shard // self._layout.block)
         return self._shards[shard], block
+
+    def _range(self, shard: Shard, block: int) -> tuple[int, int]:
+        return block * self._layout.block, min((block + 1) * self._layout.block, shard.size)
 
     def _local(self, shard: Shard, block: int, number: int) -> Bytes:
         if shard.name not in self._files:
@@ -98,24 +113,25 @@ class Blocks:
                 self._files[shard.name] = _map(Path(self._storage.path, shard.name))
             except FileNotFoundError as error:
                 raise self._missing(shard) from error
-        data = self._files[shard.name][block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+        start, stop = self._range(shard, block)
+        data = self._files[shard.name][start:stop]
         if number not in self._verified:
             if not _matches(data, shard.blocks[block]):
-                return np.frombuffer(self._fetch(shard, block), np.uint8)
+                return np.frombuffer(self._fetch(shard, block, self._storage), np.uint8)
             self._verified.add(number)
         return data
 
-    def _remote(self, shard: Shard, block: int) -> Bytes:
-        name = f"{Path(self._storage.path).name}-{shard.name}-{block}-{shard.blocks[block]}"
-        return self._cache.get(name, shard.blocks[block], lambda: self._fetch(shard, block))
+    def _remote(self, shard: Shard, block: int, storage: Storage) -> Bytes:
+        name = f"{Path(storage.path).name}-{shard.name}-{block}-{shard.blocks[block]}"
+        return self._cache.get(name, shard.blocks[block], lambda: self._fetch(shard, block, storage))
 
-    def _fetch(self, shard: Shard, block: int) -> bytes:
+    def _fetch(self, shard: Shard, block: int, storage: Storage) -> bytes:
         """Read a block from storage, twice if need be, until it matches its hash."""
-        start = block * BLOCK_BYTES
+        start, stop = self._range(shard, block)
         for _ in range(2):
             problem = "does not match its hash"
             try:
-                data = self._storage.read(shard.name, start, min(start + BLOCK_BYTES, shard.size))
+                data = storage.read(shard.name, start, stop)
                 if _matches(data, shard.blocks[block]):
                     return data
             except FileNotFoundError as error:
@@ -132,8 +148,8 @@ class Blocks:
         return WindlassError("DataNotFound", f"{self._shown(shard)} is gone; restore it or prepare the corpus again")
 
     def _corrupt(self, shard: Shard, block: int) -> WindlassError:
-        start = block * BLOCK_BYTES
-        where = f"block {block} (bytes {start} to {min(start + BLOCK_BYTES, shard.size)})"
+        start, stop = self._range(shard, block)
+        where = f"block {block} (bytes {start} to {stop})"
         message = f"{self._shown(shard)}: {where} does not match its hash, read twice"
         return WindlassError("DataCorrupt", f"{message}; restore the file or prepare the corpus again")
 

@@ -11,7 +11,7 @@ Why it is as it is: docs/decisions/0001-corpus-format.md.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from windlass.data.blocks import BLOCK_BYTES, Blocks, DiskCache, Shard
+from windlass.data.blocks import Blocks, DiskCache, Layout, Shard
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.errors import WindlassError
 from windlass.storage import Storage, shown
@@ -85,6 +85,7 @@ class Manifest(ManifestModel):
     format: Literal["windlass-corpus/1"] = "windlass-corpus/1"
     tokenizer: TokenizerIdentity
     token_type: TokenType
+    layout: Layout
     folder: str
     splits: dict[SplitName, SplitManifest]
     preparation: Preparation
@@ -101,30 +102,32 @@ class Manifest(ManifestModel):
 class Split:
     """Tokens and document ends of one split; every byte was verified before it is returned."""
 
-    def __init__(self, manifest: SplitManifest, token_type: TokenType, storage: Storage, cache: DiskCache) -> None:
+    def __init__(self, manifest: Manifest, name: SplitName, storage: Storage, cache: DiskCache) -> None:
         """Open nothing yet."""
-        self.tokens = manifest.tokens
-        self.documents = manifest.documents
-        self.bytes = manifest.bytes
+        split = manifest.splits[name]
+        self.tokens = split.tokens
+        self.documents = split.documents
+        self.bytes = split.bytes
         """UTF-8 bytes of the text."""
-        self.dtype = np.dtype(token_type).newbyteorder("<")
-        self.block_tokens = BLOCK_BYTES // self.dtype.itemsize
-        self._blocks = Blocks(storage, manifest.shards, cache)
-        self._ends = Blocks(storage, manifest.document_ends, cache)
+        self.dtype = np.dtype(manifest.token_type).newbyteorder("<")
+        self.block_tokens = manifest.layout.block // self.dtype.itemsize
+        self._blocks = Blocks(storage, split.shards, manifest.layout, cache)
+        self._ends = Blocks(storage, split.document_ends, manifest.layout, cache)
+        self._ends_per_block = manifest.layout.block // 8
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return tokens [start, stop), read-only; DataCorrupt where a block does not match its hash."""
         if not 0 <= start <= stop <= self.tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.tokens}")
-        return _read(self._blocks, self.dtype, start, stop)
+        return _read(self._blocks, self.block_tokens, self.dtype, start, stop)
 
     def document_ends(self) -> NDArray[np.uint64]:
         """Return where each document ends (after its end_of_document), in tokens, [documents]."""
-        return _read(self._ends, np.dtype("<u8"), 0, self.documents)
+        return _read(self._ends, self._ends_per_block, np.dtype("<u8"), 0, self.documents)
 
-    def prefetch(self, block: int) -> None:
-        """Bring a remote block of `block_tokens` tokens near before it is needed; never fails."""
-        self._blocks.prefetch(block)
+    def prefetch(self, blocks: Iterable[int]) -> None:
+        """Fetch remote blocks of `block_tokens` tokens, each in a thread of its own; never fails."""
+        self._blocks.prefetch(blocks)
 
     def verify(self) -> Iterator[int]:
         """Check every hash; yields the bytes of each block that matched, raises DataCorrupt at one that does not."""
@@ -156,8 +159,7 @@ class Corpus:
     def split(self, name: SplitName) -> Split:
         """Return the training or the held-out part."""
         if name not in self._splits:
-            manifest = self.manifest
-            self._splits[name] = Split(manifest.splits[name], manifest.token_type, self._storage, self._cache)
+            self._splits[name] = Split(self.manifest, name, self._storage, self._cache)
         return self._splits[name]
 
     def tokenizer(self) -> Tokenizer:
@@ -192,8 +194,8 @@ def read_manifest(storage: Storage) -> Manifest:
         raise WindlassError("DataCorrupt", message) from error
 
 
-def _read(blocks: Blocks, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
-    size = BLOCK_BYTES // dtype.itemsize
+def _read(blocks: Blocks, size: int, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
+    """Return items [start, stop) of blocks of `size` items."""
     pieces = [
         blocks[number].view(dtype)[max(0, start - number * size) : stop - number * size]
         for number in range(start // size, -(-stop // size))

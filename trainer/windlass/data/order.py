@@ -53,14 +53,14 @@ class SampleOrder:
             found[in_epoch] = part
         return found
 
-    def upcoming(self, position: int) -> Indices:
-        """Return the blocks of the window that `position` lies in and of the one after it."""
+    def window(self, position: int, ahead: int = 0) -> Indices:
+        """Return the blocks of the window that `position` lies in, or with ahead=1 of the one after it."""
         epoch, place = divmod(position, self.samples)
         blocks, starts = _blocks(self, epoch)
-        window = int(np.searchsorted(starts, place, side="right")) - 1
-        last = window == len(starts) - 1
-        following = _blocks(self, epoch + 1)[0][:WINDOW] if last else blocks[(window + 1) * WINDOW :][:WINDOW]
-        return np.concatenate([blocks[window * WINDOW :][:WINDOW], following])
+        window = int(np.searchsorted(starts, place, side="right")) - 1 + ahead
+        if window == len(starts):
+            return _blocks(self, epoch + 1)[0][:WINDOW]
+        return blocks[window * WINDOW :][:WINDOW]
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from windlass.data.blocks import SHARD_BYTES, Shard, block_hashes
+from windlass.data.blocks import Layout, Shard
 from windlass.data.corpus import (
     MANIFEST,
     SPLITS,
@@ -36,6 +36,7 @@ from windlass.storage import Storage, shown
 
 # Part of every fingerprint: raise it when the same inputs give other shards, so that corpora are prepared again.
 _VERSION = 1
+_LAYOUT = Layout()
 _NAMES = 100  # of documents left out that the manifest keeps
 _SECONDS = 1.0  # between two lines of progress
 
@@ -116,6 +117,7 @@ def _write_data(
             fingerprint=tokenizer.fingerprint,
         ),
         token_type=token_type,
+        layout=_LAYOUT,
         folder=folder,
         splits=splits,
         preparation=Preparation(
@@ -268,12 +270,12 @@ class _SplitWriter:
         self._tokens += len(tokens) + 1
         self._bytes += len(text) if text.isascii() else len(text.encode())
         self._ends.append(self._tokens)
-        if self._waiting >= SHARD_BYTES:
+        if self._waiting >= _LAYOUT.shard:
             data = self._joined()
-            full = len(data) // SHARD_BYTES * SHARD_BYTES
-            for at in range(0, full, SHARD_BYTES):
+            full = len(data) // _LAYOUT.shard * _LAYOUT.shard
+            for at in range(0, full, _LAYOUT.shard):
                 self._shards.append(
-                    self._write(f"{self._name}-{len(self._shards):05}.bin", data[at : at + SHARD_BYTES])
+                    self._write(f"{self._name}-{len(self._shards):05}.bin", data[at : at + _LAYOUT.shard])
                 )
             self._parts = [np.frombuffer(data[full:], self._dtype)]
             self._waiting = len(data) - full
@@ -284,7 +286,7 @@ class _SplitWriter:
         if self._waiting:
             self._shards.append(self._write(f"{self._name}-{len(self._shards):05}.bin", self._joined()))
         ends = np.array(self._ends, "<u8").tobytes()
-        pieces = [ends[at : at + SHARD_BYTES] for at in range(0, len(ends), SHARD_BYTES)]
+        pieces = [ends[at : at + _LAYOUT.shard] for at in range(0, len(ends), _LAYOUT.shard)]
         return SplitManifest(
             tokens=self._tokens,
             documents=len(self._ends),
@@ -298,7 +300,7 @@ class _SplitWriter:
 
     def _write(self, name: str, data: bytes) -> Shard:
         self._storage.write(name, data)
-        return Shard(name, len(data), block_hashes(data))
+        return Shard(name, len(data), _LAYOUT.hashes(data))
 
 
 def _write_tokenizer(tokenizer: Tokenizer, storage: Storage) -> None:

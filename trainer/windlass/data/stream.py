@@ -59,7 +59,9 @@ class TrainingStream:
                 "ConfigInvalid",
                 f"globalBatchSize {global_batch_size} is no multiple of {world_size} ranks x {micro_batch_size}",
             )
-        self._sources = [_Source(corpus.split("train"), _order(corpus, sequence_length, seed)) for corpus, _ in corpora]
+        self._sources = [
+            _Source(corpus.split("train"), sample_order(corpus, sequence_length, seed)) for corpus, _ in corpora
+        ]
         self._mixture = Mixture.of([weight for _, weight in corpora])
         self.samples_per_epoch = sum(source.order.samples for source in self._sources)
         """Samples in one pass, over all ranks; of a mixture, as many as its corpora have together."""
@@ -126,14 +128,13 @@ class TrainingStream:
         samples = np.empty_like(places)
         for number, source in enumerate(self._sources):
             mine = corpora == number
-            if mine.any():
-                samples[mine] = source.order.at(places[mine])
-                source.prefetch(int(places[mine][-1]))
+            samples[mine] = source.begin(places[mine])
         chosen = list(zip(corpora.tolist(), samples.tolist(), strict=True))
-        return [
-            self._batch(chosen[at : at + self._micro_batch_size])
-            for at in range(0, self._share, self._micro_batch_size)
-        ]
+        size = self._micro_batch_size
+        batches = [self._batch(chosen[at : at + size]) for at in range(0, self._share, size)]
+        for source in self._sources:
+            source.read_ahead()
+        return batches
 
     def _batch(self, chosen: list[tuple[int, int]]) -> Batch:
         rows = [(self._sources[corpus], sample * self._length) for corpus, sample in chosen]
@@ -148,26 +149,37 @@ class TrainingStream:
 
 
 class _Source:
-    """A training split in its order, and the reading ahead of the blocks that the order comes to next."""
+    """A training split in its order, and the fetching of the blocks that the order needs now and next."""
 
     def __init__(self, split: Split, order: SampleOrder) -> None:
         self.split = split
         self.order = order
         self._ends: NDArray[np.uint64] | None = None
+        self._position = 0
         self._fetched: set[int] = set()
+
+    def begin(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the samples at these positions, whose blocks are on their way from here on."""
+        if len(positions):
+            self._position = int(positions[-1])
+            self._fetch(ahead=0)
+        return self.order.at(positions)
+
+    def read_ahead(self) -> None:
+        """Fetch the window after this one; only once this one is read, so that the first batch is not held up."""
+        self._fetch(ahead=1)
+
+    def _fetch(self, ahead: int) -> None:
+        # Each block with its neighbour, which its last sample reaches into.
+        wanted = {int(block) + next_ for block in self.order.window(self._position, ahead) for next_ in (0, 1)}
+        self.split.prefetch(sorted(wanted - self._fetched))
+        self._fetched = wanted if ahead == 0 else self._fetched | wanted
 
     def documents(self, start: int, length: int) -> NDArray[np.int64]:
         """Return the number of the document of each of `length` tokens from `start`, [length]."""
         if self._ends is None:
             self._ends = self.split.document_ends()
         return np.searchsorted(self._ends, np.arange(start, start + length, dtype=np.uint64), side="right")
-
-    def prefetch(self, position: int) -> None:
-        """Fetch the blocks that are next, each with its neighbour, which its last sample reaches into."""
-        wanted = {int(block) + neighbour for block in self.order.upcoming(position) for neighbour in (0, 1)}
-        for block in wanted - self._fetched:
-            threading.Thread(target=self.split.prefetch, args=(block,), daemon=True).start()
-        self._fetched = wanted
 
 
 def validation_batches(
@@ -198,7 +210,8 @@ def validation_batches(
         yield _shifted(np.stack(rows))
 
 
-def _order(corpus: Corpus, sequence_length: int, seed: int) -> SampleOrder:
+def sample_order(corpus: Corpus, sequence_length: int, seed: int) -> SampleOrder:
+    """Return the order of the corpus's training samples."""
     split = corpus.split("train")
     return SampleOrder(corpus.id, seed, sequence_length, split.tokens, split.block_tokens)
 
