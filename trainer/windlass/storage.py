@@ -86,6 +86,11 @@ def shown(uri: str) -> str:
     return re.sub(r"^(\w+://)[^/@]*@", r"\1", uri).split("?")[0] if "://" in uri else uri
 
 
+def forget_connections() -> None:
+    """Make later calls connect anew, with the credentials and endpoints that the environment has then."""
+    _filesystem.cache_clear()
+
+
 class Storage:
     """A folder at a URI: files by relative name, written whole or not at all. Safe to share between threads."""
 
