@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line. `main` says which commands there are; what they do is in modules that load when a command runs."""

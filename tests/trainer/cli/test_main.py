@@ -1,0 +1,188 @@
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from windlass.cli.main import app
+
+JOB = """\
+apiVersion: windlass.dev/v1alpha1
+kind: LLMTrainingJob
+metadata: {name: plays}
+spec:
+  model: {preset: gpt2-tiny}
+  data: {train: [{uri: corpora/plays}]}
+  training: {maxSteps: 100}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path
+
+
+def windlass(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after a statement."""
+    script = f"import sys\ntry:\n {statement}\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {module.partition(".")[0] for module in done.stderr.split()}
+
+
+def test_help_and_import_are_light() -> None:
+    heavy = {"torch", "ray", "numpy", "pydantic", "rich", "fsspec"}
+    assert not heavy & loaded_by("from windlass.cli.main import app; app(['--help'])")
+    assert not heavy - {"pydantic"} & loaded_by("import windlass")
+
+
+def test_validate_and_runs_load_no_torch() -> None:
+    assert not {"torch", "ray"} & loaded_by("from windlass.cli.main import app; app(['validate', 'job.yaml'])")
+    assert not {"torch", "ray"} & loaded_by("from windlass.cli.main import app; app(['runs'])")
+
+
+def test_python_m_windlass_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "windlass", "version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("windlass ")
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    result = windlass()
+    assert result.exit_code == 0
+    assert "Exit codes: 0 done, 2 bad input, 3 failed in training, 130 interrupted." in result.stdout
+
+
+def test_a_valid_file_says_so() -> None:
+    result = windlass("validate", "job.yaml")
+    assert (result.exit_code, result.stdout) == (0, "job.yaml: valid\n")
+
+
+def test_warnings_and_notes_do_not_make_a_file_invalid() -> None:
+    result = windlass(
+        "validate", "job.yaml", "--set", "training.parallelism.strategy=FSDP", "--set", "evaluation.suites.0.name=a"
+    )
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        "Warning: spec.training.parallelism.strategy: FSDP has nothing to share with one rank; Auto would do",
+        "Note: spec.evaluation.suites: not in this version; leave it out",
+    ]
+
+
+def test_problems_of_all_files_are_reported_and_the_exit_code_is_2(here: Path) -> None:
+    (here / "bad.yaml").write_text(JOB.replace("maxSteps", "maxStep"))
+    (here / "list.yaml").write_text("- a\n")
+    result = windlass("validate", "job.yaml", "bad.yaml", "list.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == "job.yaml: valid\n"
+    assert result.stderr.splitlines() == [
+        "bad.yaml:7: spec.training.maxStep: unknown field; did you mean maxSteps?",
+        "list.yaml:1: a list of 1; a job is one mapping with apiVersion, kind, metadata and spec",
+    ]
+
+
+def test_a_file_that_is_not_there_is_one_line_and_exit_code_2() -> None:
+    result = windlass("run", "gone.yaml")
+    assert (result.exit_code, result.stderr) == (2, "Error: ConfigInvalid: gone.yaml: no such file\n")
+
+
+def test_workers_and_name_are_options_of_a_run(here: Path) -> None:
+    (here / "job.yaml").write_text(JOB + "  workers: {replicas: 4, gpusPerWorker: 8, minReplicas: 2}\n")
+    result = windlass("run", "job.yaml", "--workers", "3", "--name", "Mine")
+    assert result.exit_code == 2
+    name, batch = result.stderr.splitlines()
+    assert name.startswith('--set metadata.name="Mine": metadata.name: must be text that matches')
+    assert "32 is not a multiple of replicas 3" in batch
+
+
+def test_an_unknown_command_or_option_is_bad_input() -> None:
+    assert windlass("trian").exit_code == 2
+    assert windlass("run", "job.yaml", "--worker", "2").exit_code == 2
+
+
+def test_a_restart_that_nobody_can_confirm_is_refused(here: Path) -> None:
+    (here / "runs" / "plays").mkdir(parents=True)
+    (here / "runs" / "plays" / "keep").touch()
+    result = windlass("run", "job.yaml", "--restart")
+    assert result.exit_code == 2
+    assert "--restart deletes runs/plays with its checkpoints; add --yes to do so." in result.stderr
+    assert (here / "runs" / "plays" / "keep").exists()
+
+
+def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # what the import system takes for not installed
+    result = windlass("plan", "job.yaml")
+    assert result.exit_code == 2
+    assert result.stderr == "This command needs torch, which is not installed: pip install 'windlass[train]'\n"
+
+
+def test_data_prepare_needs_something_to_prepare() -> None:
+    result = windlass("data", "prepare", "job.yaml")
+    assert result.exit_code == 2
+    assert "spec.data.prepare: missing" in result.stderr
+
+
+def test_a_corpus_is_prepared_once_and_can_be_looked_at(here: Path) -> None:
+    for number in range(40):
+        (here / f"{number}.txt").write_text(f"Speak, speak. {number}\n" * 20)
+    (here / "job.yaml").write_text(
+        JOB.replace("train: [{uri: corpora/plays}]", "prepare: {sources: [{uri: '*.txt'}]}, sequenceLength: 32")
+    )
+    assert "as many steps as the corpus gives" in windlass("plan", "job.yaml", "--set", "training={epochs: 1}").stdout
+
+    prepared = windlass("data", "prepare", "job.yaml")
+    assert prepared.exit_code == 0, prepared.stderr
+    assert "38 documents" in prepared.stdout
+    (corpus,) = (here / "corpora").iterdir()
+    manifest = (corpus / "manifest.json").stat().st_mtime_ns
+    assert windlass("data", "prepare", "job.yaml").exit_code == 0
+    assert (corpus / "manifest.json").stat().st_mtime_ns == manifest
+
+    seen = windlass("data", "inspect", str(corpus), "--samples", "1", "--verify")
+    assert seen.exit_code == 0, seen.stderr
+    assert "bytes match their hashes" in seen.stdout
+    assert "Speak, speak." in seen.stdout
+
+    plan = windlass("plan", "job.yaml", "--set", "training={epochs: 1}")
+    assert plan.exit_code == 0, plan.stderr
+    assert "times the corpus" in plan.stdout
+
+
+def test_a_corpus_that_is_not_there_is_bad_input() -> None:
+    result = windlass("data", "inspect", "corpora/none")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: DataNotFound: there is no prepared corpus at ")
+    assert windlass("plan", "job.yaml").exit_code == 2
+
+
+def test_no_runs_is_said() -> None:
+    assert windlass("runs").stdout == "No runs in runs.\n"
+
+
+def test_runs_are_listed_from_their_folders_alone(here: Path) -> None:
+    for name, phase in (("done", "Succeeded"), ("cut", "Running"), ("alive", "Running")):
+        folder = here / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "job.yaml").write_text(JOB)
+        (folder / "plan.json").write_text(json.dumps({"steps": 100}))
+        (folder / "events.jsonl").write_text(json.dumps({"kind": "phase", "phase": phase, "message": ""}) + "\n")
+        records = [{"kind": "validation", "step": 40, "loss": 1.5}, {"kind": "train", "step": 50, "loss": 1.25}]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "metrics.jsonl").write_text(text + '{"kind": "tra')
+    with open(here / "runs" / "alive" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = windlass("runs")
+    rows = {line.split()[0]: line.split() for line in result.stdout.splitlines()}
+    assert rows["NAME"] == ["NAME", "STATUS", "STEP", "LOSS", "VALIDATION", "CHANGED", "FOLDER"]
+    assert rows["done"][1:5] == ["Succeeded", "50/100", "1.2500", "1.5000"]
+    assert rows["cut"][1] == "Interrupted"
+    assert rows["alive"][1] == "Running"
+    assert rows["done"][-1] == "runs/done"

@@ -1,0 +1,221 @@
+"""The command `windlass`: its commands and options, and the one place where an error becomes an exit code.
+
+What a command does is imported inside it, so that help and completion load neither pydantic nor PyTorch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from windlass.errors import INTERRUPTED, WindlassError
+
+EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb"}
+"""Modules that come with an extra of their own; every other one that can be missing comes with `train`."""
+
+
+class Commands(TyperGroup):
+    """Runs a command, and says in a line or some what went wrong with it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a WindlassError, a missing package and Ctrl-C end in exit codes."""
+        try:
+            return super().invoke(ctx)
+        except WindlassError as error:
+            _say(error)
+            raise typer.Exit(error.exit_code) from error
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module in ("", "windlass"):
+                raise
+            extra = EXTRAS.get(module, "train")
+            typer.echo(
+                f"This command needs {module}, which is not installed: pip install 'windlass[{extra}]'", err=True
+            )
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _say(error: WindlassError) -> None:
+    from windlass.spec.problems import InvalidJob
+
+    if isinstance(error, InvalidJob):
+        typer.echo(str(error), err=True)
+    else:
+        typer.echo(f"{typer.style('Error', fg='red')}: {error.reason}: {error}", err=True)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Train language models: the same job file on this machine and on a Kubernetes cluster.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 failed in training, 130 interrupted.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Prepare corpora, and look at them.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+JobFile = Annotated[Path, typer.Argument(help="The job file.", metavar="FILE", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Replace a value of the job, as in training.maxSteps=100. Repeatable."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of ranks, whatever spec.workers says.", show_default=False)
+]
+Name = Annotated[str | None, typer.Option(help="Name of the run, in place of metadata.name.", show_default=False)]
+Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Run = Annotated[str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN", show_default=False)]
+
+
+@app.callback()
+def windlass(context: typer.Context) -> None:
+    """Show the help when no command is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    file: JobFile,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    restart: Annotated[bool, typer.Option("--restart", help="Delete what the run has done, and start over.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before --restart deletes.")] = False,
+) -> None:
+    """Train, or continue a run where it stopped.
+
+    The run of a name continues from its last checkpoint. Ctrl-C saves a checkpoint and stops; pressed twice it stops at
+    once.
+    """
+    from windlass.cli.jobs import load, say_warnings
+    from windlass.cli.run import run_job
+
+    job = load(file, overrides, workers=workers, name=name)
+    say_warnings(job)
+    raise typer.Exit(run_job(job, runs=runs, restart=restart, yes=yes, again=f"windlass run {file}"))
+
+
+@app.command()
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Job files.", metavar="FILE...", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Check job files: every problem at once.
+
+    Each with its line, what is allowed, and the nearest name.
+    """
+    from windlass.cli.jobs import validate_files
+
+    validate_files(files, overrides)
+
+
+@app.command()
+def plan(
+    file: JobFile,
+    overrides: Overrides = None,
+    workers: Workers = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Say what a run would be, without training.
+
+    Parameters, memory, batches and steps on this machine.
+    """
+    from windlass.cli.jobs import load, say_warnings
+    from windlass.cli.plan import show_plan
+
+    job = load(file, overrides, workers=workers)
+    say_warnings(job)
+    show_plan(job, runs)
+
+
+@app.command()
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="Text to continue; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="Divides the logits; 0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the fewest tokens whose probabilities reach p.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Continue a prompt with a trained model.
+
+    Text appears as it is generated.
+    """
+    from windlass.cli.text import stream
+
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    stream(run, prompt, runs=runs, max_new_tokens=max_tokens, **sampling)
+
+
+@app.command("runs")
+def list_runs(runs: Runs = Path("runs")) -> None:
+    """List what ran, with what result, and where."""
+    from windlass.cli.runs import lines
+    from windlass.cli.show import write
+
+    for line in lines(runs):
+        write(line)
+
+
+@app.command()
+def export(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="New folder.", metavar="DIR", show_default=False)],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a model in Hugging Face layout.
+
+    config.json, safetensors and the tokenizer: what transformers loads.
+    """
+    from windlass.cli.text import export_run
+
+    export_run(run, folder, runs=runs)
+
+
+@data.command("prepare")
+def prepare_data(file: JobFile, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+    """Make the corpus of a job.
+
+    One that is there, made of the same inputs, is left as it is.
+    """
+    from windlass.cli.data import prepare
+    from windlass.cli.jobs import load
+
+    prepare(load(file, overrides), runs)
+
+
+@data.command("inspect")
+def inspect_data(
+    corpus: Annotated[str, typer.Argument(help="Folder or URI of a prepared corpus.", metavar="CORPUS")],
+    samples: Annotated[int, typer.Option(min=0, help="Samples to show as the model sees them.")] = 2,
+    sequence_length: Annotated[int, typer.Option(min=2, help="Tokens a sample.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the order of samples, as in training.seed.")] = 1337,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every byte against its hash.")] = False,
+) -> None:
+    """Show a corpus, and what the model sees of it."""
+    from windlass.cli.data import inspect
+
+    inspect(corpus, samples=samples, sequence_length=sequence_length, seed=seed, check=verify)
+
+
+@app.command()
+def version() -> None:
+    """Show versions."""
+    from windlass.cli.show import write
+    from windlass.cli.versions import lines
+
+    for line in lines():
+        write(line)

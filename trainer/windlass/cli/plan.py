@@ -1,0 +1,45 @@
+"""`windlass plan`: what a run would be on this machine."""
+
+from pathlib import Path
+
+from windlass.cli.data import corpora_folder
+from windlass.cli.show import write
+from windlass.data.corpus import Corpus
+from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.engine.machine import this_machine
+from windlass.engine.preparation import corpus_name
+from windlass.errors import WindlassError
+from windlass.planning.plan import make_plan
+from windlass.spec.checks import ranks
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.presets import tokenizer_name
+
+
+def show_plan(job: LLMTrainingJob, runs: Path) -> None:
+    """Print the plan; the corpus is looked at where it is prepared already. Raises ConfigInvalid, DataNotFound."""
+    machine = this_machine()
+    world_size = machine.check_ranks(ranks(job.spec))
+    tokenizer = load_tokenizer(tokenizer_name(job.spec))
+    plan = make_plan(
+        job,
+        vocab_size=tokenizer.vocab_size,
+        world_size=world_size,
+        device=machine.device,
+        device_memory=machine.memory_of_rank(world_size),
+        train_tokens=_train_tokens(job, tokenizer, corpora_folder(runs)),
+        compute_capability=machine.compute_capability,
+    )
+    for line in plan.lines():
+        write(line)
+
+
+def _train_tokens(job: LLMTrainingJob, tokenizer: Tokenizer, prepared: Path) -> int | None:
+    """Tokens to train on, or None for a corpus that the run would prepare first."""
+    data = job.spec.data
+    uris = [source.uri for source in data.train] or [str(prepared / corpus_name(data, tokenizer))]
+    try:
+        return sum(Corpus.open(uri).split("train").tokens for uri in uris)
+    except WindlassError as error:
+        if error.reason == "DataNotFound" and data.prepare is not None:
+            return None
+        raise

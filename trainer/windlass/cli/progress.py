@@ -1,0 +1,111 @@
+"""What is known of a run from its events and metrics, and how that looks on a terminal."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from windlass.cli.show import count, duration, loss, printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Record = dict[str, Any]
+SPEED_STEPS = 50
+"""Logged steps that the estimate of the remaining time looks back at."""
+
+
+@dataclass
+class Progress:
+    """The newest of everything; `take` brings it up to date."""
+
+    name: str
+    total_steps: int | None = None
+    baseline: float | None = None
+    phase: str = ""
+    step: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    checkpoint: int | None = None
+    failure: str = ""
+    _moments: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=SPEED_STEPS))
+
+    def take(self, record: Record) -> None:
+        """Bring it up to date with one record of events.jsonl or metrics.jsonl."""
+        match record["kind"]:
+            case "phase":
+                self.phase = record["phase"]
+                self._moments.clear()
+                if self.phase == "Failed":
+                    self.failure = record["message"]
+            case "train":
+                self.step, self.loss = record["step"], record["loss"]
+                self.tokens_per_second, self.mfu = record["tokens_per_second"], record["mfu"]
+                self._moments.append((datetime.fromisoformat(record["time"]), self.step))
+            case "validation":
+                self.validation_loss = record["loss"]
+            case "checkpoint":
+                self.checkpoint = record["step"]
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the end at the speed of the last steps, validations and checkpoints included."""
+        if self.total_steps is None or len(self._moments) < 2:
+            return None
+        (start, first), (end, last) = self._moments[0], self._moments[-1]
+        if last <= first:
+            return None
+        return (end - start).total_seconds() / (last - first) * (self.total_steps - last)
+
+    def facts(self) -> list[str]:
+        """The numbers worth watching, those that are known."""
+        known = {
+            f"loss {loss(self.loss)}": self.loss,
+            f"validation {loss(self.validation_loss)}": self.validation_loss,
+            f"{self.baseline and loss(self.baseline)} bigram": self.baseline,
+            f"{count(self.tokens_per_second or 0)} tokens/s": self.tokens_per_second,
+            f"MFU {self.mfu or 0:.0%}": self.mfu,
+            f"{duration(self.remaining or 0)} left": self.remaining,
+            f"checkpoint {self.checkpoint}": self.checkpoint,
+        }
+        return [text for text, value in known.items() if value is not None]
+
+    def line(self) -> str:
+        """All of it on one line, for logs."""
+        return "  ".join([f"step {self.step}/{self.total_steps or '?'}", *self.facts()])
+
+    def __rich__(self) -> "RenderableType":
+        """All of it as a live panel of two lines."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bar = ProgressBar(total=self.total_steps or 1, completed=self.step, width=40)
+        share = f"{self.step}/{self.total_steps}" if self.total_steps else ""
+        top = Table.grid(padding=(0, 1))
+        top.add_row(Text(self.name, style="bold"), Text(self.phase, style="cyan"), bar, Text(share))
+        return Group(top, Text("  ".join(self.facts()), style="dim", overflow="ellipsis", no_wrap=True))
+
+
+def lines(record: Record) -> list[str]:
+    """What one record is worth saying in a log that is read from top to bottom; often nothing."""
+    match record["kind"]:
+        case "phase" if record["phase"] == "Stopping":
+            return ["Stopping: saving a checkpoint; Ctrl-C again to stop at once"]
+        case "phase" if record["phase"] == "Recovering":
+            return [f"Recovering: {record['message']}"]
+        case "plan":
+            return [f"  {record['message']}"]
+        case "info":
+            return [record["message"]]
+        case "warning" | "error" as kind:
+            return [f"{kind.capitalize()}: {record['message']}"]
+        case "validation":
+            return [f"step {record['step']}  validation loss {loss(record['loss'])}"]
+        case "sample":
+            text = printable(record["prompt"] + record["text"]).rstrip().replace("\n", "\n    ")
+            return [f"step {record['step']}  the model continues {record['prompt']!r}:", f"    {text}"]
+    return []

@@ -1,0 +1,159 @@
+"""`windlass run`: start a run, show it while it trains, stop it on Ctrl-C, and sum it up."""
+
+import importlib.util
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from types import FrameType
+from typing import Any
+
+import typer
+
+from windlass.cli.progress import Progress, lines
+from windlass.cli.show import count, duration, loss, short, write
+from windlass.engine.local import RunHandle, start_run
+from windlass.engine.run_folder import RunFolder, read_json
+from windlass.errors import BAD_INPUT, DONE, INTERRUPTED, WindlassError
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.reasons import REASONS
+
+LINE_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal."""
+
+
+def run_job(job: LLMTrainingJob, *, runs: Path, restart: bool, yes: bool, again: str) -> int:
+    """Run a job to its end and return the exit code; `again` is the command that continues it.
+
+    Raises WindlassError with the reason why it failed.
+    """
+    for module in ("torch", "ray"):
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    if restart and (runs / job.metadata.name).exists() and not yes:
+        _confirm(runs / job.metadata.name)
+    handle = start_run(job, runs=runs, restart=restart)
+    if handle.finished_before:
+        write(f"{handle.name} has finished before; --restart starts it over.")
+        _sum_up(handle, again)
+        return DONE
+    with _signals(handle) as killed:
+        progress = _watch(handle)
+    code = INTERRUPTED if killed() else handle.exit_code
+    if code not in (DONE, INTERRUPTED):
+        raise _failure(progress, handle)
+    _sum_up(handle, again)
+    return code
+
+
+def _confirm(folder: Path) -> None:
+    """Ask before a run is deleted; where nobody can answer, --yes is the answer."""
+    if not sys.stdin.isatty():
+        typer.echo(f"--restart deletes {short(folder)} with its checkpoints; add --yes to do so.", err=True)
+        raise typer.Exit(BAD_INPUT)
+    if not typer.confirm(f"Delete {short(folder)} with its checkpoints, and start over?"):
+        raise typer.Exit(DONE)
+
+
+@contextmanager
+def _signals(handle: RunHandle) -> Iterator[Callable[[], bool]]:
+    """While inside, Ctrl-C and SIGTERM save and stop, a second Ctrl-C ends at once; yields whether it did."""
+    interrupts = 0
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            handle.kill()
+        else:
+            handle.stop()
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: interrupts > 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(handle: RunHandle) -> Progress:
+    """Show a run until it ends: a live panel on a terminal, lines elsewhere."""
+    progress = Progress(handle.name)
+    if not sys.stdout.isatty():
+        shown = time.monotonic()
+        for record in _updates(handle, progress):
+            for line in lines(record):
+                write(line)
+            if record["kind"] == "checkpoint":
+                write(f"step {record['step']}  checkpoint saved")
+            if record["kind"] == "train" and time.monotonic() - shown >= LINE_SECONDS:
+                shown = time.monotonic()
+                write(progress.line())
+        return progress
+
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    with Live(progress, console=console, refresh_per_second=4, transient=True):
+        for record in _updates(handle, progress):
+            for line in lines(record):
+                console.print(line, markup=False, soft_wrap=True)
+    return progress
+
+
+def _updates(handle: RunHandle, progress: Progress) -> Iterator[dict[str, Any]]:
+    """The run's records, each after `progress` has taken it."""
+    run = RunFolder(handle.folder)
+    for record in handle.events():
+        progress.take(record)
+        if record["kind"] == "phase":
+            progress.total_steps = (read_json(run.plan) or {}).get("steps")
+            progress.baseline = (read_json(run.baseline) or {}).get("validation_loss")
+        yield record
+
+
+def _failure(progress: Progress, handle: RunHandle) -> WindlassError:
+    """Why the run failed: the driver's last word, or else the last line of its log."""
+    logs = f"Logs: {short(handle.folder / 'logs')}"
+    reason, _, message = progress.failure.partition(": ")
+    if reason in REASONS:
+        return WindlassError(reason, f"{message}\n{logs}")
+    log = RunFolder(handle.folder).log("driver").read_text(encoding="utf-8", errors="replace")
+    last_line = (log.splitlines() or ["nothing"])[-1]
+    return WindlassError("UserError", f"The driver ended with exit code {handle.exit_code}: {last_line}\n{logs}")
+
+
+def _sum_up(handle: RunHandle, again: str) -> None:
+    """The result, and what to do next."""
+    result = handle.result
+    if result is None:
+        write(f"{handle.name} stopped. Continue it with: {again}")
+        return
+    final, baseline, checkpoint = result["final"], result["baseline"], result["checkpoint"]
+    how = {"Succeeded": "finished", "Stopped": "stopped"}.get(result["status"], result["status"])
+    compared = f"  ({baseline['name']} baseline {loss(baseline['validation_loss'])})" if baseline else ""
+    rows = {
+        "training loss": loss(final["loss"]),
+        "validation loss": loss(final["validation_loss"]) + compared,
+        "checkpoint": f"step {checkpoint['step']}, {checkpoint['uri']}" if checkpoint else "none",
+        "report": short(handle.folder / "report.html"),
+    }
+    write()
+    write(
+        f"{handle.name} {how} after {result['steps']} of {result['total_steps']} steps: "
+        f"{count(result['tokens'])} tokens in {duration(result['seconds'])}"
+    )
+    for name, value in rows.items():
+        write(f"  {name:<16} {value}")
+    write()
+    if result["status"] == "Stopped":
+        write(f"Continue it with: {again}")
+    elif checkpoint:
+        prompt = next((sample["prompt"] for sample in result["samples"]), "Once upon a time")
+        write(f"Try it:  windlass generate {handle.name} --prompt {quote(json.dumps(prompt)[1:-1])}")
+        write(f"Take it: windlass export {handle.name} exported/{handle.name}")
