@@ -69,11 +69,10 @@ def activation_bytes_per_token(
         scores: attention scores kept, of each head; fused attention keeps none.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
-    qkv = hidden + 2 * config.kv_heads * (hidden // config.heads)
+    pair = config.kv_heads * (hidden // config.heads)
     norms = 2 * 4 * hidden
-    attention = (
-        element * (hidden + qkv + hidden) + SCORE_BYTES * config.heads * scores
-    )  # inputs of: qkv, scores, output
+    rotated = hidden + pair if config.position == "Rotary" else 0  # beside the projection's output, which holds v
+    attention = element * (hidden + (hidden + 2 * pair) + rotated + hidden) + SCORE_BYTES * config.heads * scores
     feed_forward = element * (hidden + (4 if config.activation == "SwiGLU" else 2) * inner)
     masks = 2 * hidden if config.dropout else 0
     block = norms + attention + feed_forward + masks
