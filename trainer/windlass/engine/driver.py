@@ -21,7 +21,7 @@ from windlass.engine.preparation import prepare_run
 from windlass.engine.ray_local import RayLocal
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
-from windlass.engine.train_function import RankSettings, train_alone, train_on_ray
+from windlass.engine.train_function import RankSettings, train_alone
 from windlass.errors import DONE, INTERRUPTED, WindlassError
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob, Restarts
@@ -91,7 +91,7 @@ def _train(settings: RankSettings, run: RunFolder, ray: RayLocal | None) -> None
         try:
             if ray is None:
                 return train_alone(settings)
-            return ray.fit(train_on_ray, {"settings": settings}, use_gpu=settings.plan.device == "cuda")
+            return ray.fit(settings)
         except Exception as error:
             failure = as_windlass_error(error)
             if not failure.retryable:

@@ -1,27 +1,39 @@
-"""A Ray cluster on this machine, for one run: started, used by Ray Train, stopped. Nothing listens beyond loopback."""
+"""A Ray cluster on this machine, for one run: started, used by Ray Train, stopped. Nothing listens beyond loopback.
+
+Most of the time from `windlass run` to the first step goes into Python imports on few cores. So Ray starts while the
+driver prepares data, and only the ranks and the driver import torch: this module, which Ray's own processes load too,
+does not.
+"""
 
 import os
+import pickle
 import secrets
+import sys
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windlass.engine.failures import classify
+
+if TYPE_CHECKING:
+    from windlass.engine.train_function import RankSettings
 
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every server binds to 127.0.0.1, as Ray does on laptops
     "RAY_AUTH_MODE": "token",  # other users of this machine can't reach it either
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a dead rank is noticed at once
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+_WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is in the cluster's from the start
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a dead rank is noticed at once
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
 }
 
 
@@ -35,14 +47,14 @@ class RayLocal:
     def __init__(self, ranks: int, threads: int) -> None:
         self._ranks = ranks
         self._threads = threads
+        self._fits = 0
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", ignore_cleanup_errors=True)  # sockets: short paths
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._started = self._thread.submit(self._start)
 
     def _start(self) -> None:
-        os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(_ENVIRONMENT | _WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray
-        import ray.train.torch
 
         ray.init(
             address="local",
@@ -51,24 +63,41 @@ class RayLocal:
             object_store_memory=128 << 20,
             log_to_driver=False,
             _temp_dir=self._folder.name,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self._threads)}},
+            runtime_env={
+                "env_vars": {
+                    **_WORKERS_ENVIRONMENT,
+                    "OMP_NUM_THREADS": str(self._threads),
+                    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+                    "NCCL_SOCKET_IFNAME": "lo",
+                }
+            },
         )
 
-    def fit(self, function: Callable[[dict[str, Any]], None], config: dict[str, Any], use_gpu: bool) -> None:
-        """Run the train function on every rank through Ray Train. Raises WindlassError when a rank fails."""
+    def fit(self, settings: "RankSettings") -> None:
+        """Train on every rank through Ray Train. Raises WindlassError when a rank fails."""
         self._started.result()
-        self._thread.submit(self._fit, function, config, use_gpu).result()
+        self._thread.submit(self._fit, settings).result()
 
-    def _fit(self, function: Callable[[dict[str, Any]], None], config: dict[str, Any], use_gpu: bool) -> None:
+    def _fit(self, settings: "RankSettings") -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.backend import BackendConfig
         from ray.train.v2.api.exceptions import WorkerGroupError
 
-        trainer = TorchTrainer(
-            function,
-            train_loop_config=config,
-            scaling_config=ScalingConfig(num_workers=self._ranks, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=1800),
+        from windlass.engine.ray_trainer import OneMachineTrainer
+
+        self._fits += 1
+        trainer = OneMachineTrainer(
+            train_on_ray,
+            train_loop_config={
+                "settings": pickle.dumps(settings),  # the controller need not import what they are made of
+                "rendezvous": f"{self._folder.name}/rendezvous-{self._fits}",
+            },
+            backend_config=BackendConfig(),  # the ranks join their process group by themselves
+            scaling_config=ScalingConfig(
+                num_workers=self._ranks,
+                use_gpu=settings.plan.device == "cuda",
+                resources_per_worker={"CPU": 1},
+            ),
             run_config=RunConfig(
                 name="train",
                 storage_path=f"{self._folder.name}/train",
@@ -89,3 +118,14 @@ class RayLocal:
         self._thread.submit(ray.shutdown).result()
         self._thread.shutdown()
         self._folder.cleanup()
+
+
+def train_on_ray(config: dict[str, Any]) -> None:
+    """Ray Train's train function. The ranks meet at the file config["rendezvous"], so that no port is opened for it."""
+    import ray.train
+
+    from windlass.engine.train_function import train_among
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    train_among(pickle.loads(config["settings"]), rank, world_size, f"file://{config['rendezvous']}")

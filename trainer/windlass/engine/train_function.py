@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from windlass.training.sinks import PrometheusSink, TensorBoardSink, WandbSink
 
 VALIDATIONS = 10
 """How often a run is measured where evaluation.everySteps does not say."""
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""How long ranks wait for one another; a storage may be away for minutes."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,18 @@ class RankSettings:
     """Of each rank, for PyTorch's own operators; the last bits of a sum depend on it."""
 
 
-def train_on_ray(config: dict[str, Any]) -> None:
-    """Ray Train's train function."""
-    import ray.train
-    import ray.train.torch
-
-    settings: RankSettings = config["settings"]
-    _write_output_to(RunFolder(settings.folder).log(f"rank-{ray.train.get_context().get_world_rank()}"))
-    train_rank(settings, join_ranks(ray.train.torch.get_device()))
+def train_among(settings: RankSettings, rank: int, world_size: int, rendezvous: str) -> None:
+    """One rank of several, each in a process of its own that sees one GPU or none; they meet at the URL `rendezvous`."""
+    _write_output_to(RunFolder(settings.folder).log(f"rank-{rank}"))
+    on_gpu = settings.plan.device == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=rendezvous,
+        rank=rank,
+        world_size=world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    train_rank(settings, join_ranks(torch.device("cuda", 0) if on_gpu else torch.device("cpu")))
     dist.barrier()  # no rank leaves while another still talks to it
     dist.destroy_process_group()
 
