@@ -81,7 +81,7 @@ class BytesTokenizer:
     def save(self, folder: Path) -> None:
         """Write a byte-level BPE without merges: token id = byte."""
         vocabulary = {_shown(bytes((byte,))): byte for byte in range(256)}
-        _save_bpe(self, folder, vocabulary, merges=[], pattern=None)
+        _save_bpe(self, folder, vocabulary, {END_OF_TEXT: self.end_of_document}, merges=[], pattern=None)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class TiktokenTokenizer:
         """Write the ranks as a byte-level BPE."""
         ranks = self.encoding._mergeable_ranks
         vocabulary = {_shown(token): rank for token, rank in ranks.items()}
-        _save_bpe(self, folder, vocabulary, _merges(ranks), self.encoding._pat_str)
+        pattern = self.encoding._pat_str.replace("{1,3}+", "{1,3}")  # possessive there, repeated in Oniguruma
+        _save_bpe(self, folder, vocabulary, self.encoding._special_tokens, _merges(ranks), pattern)
 
 
 @dataclass(frozen=True)
@@ -236,18 +237,24 @@ def _end(name: str, configured: Any, vocabulary: dict[str, int]) -> int:
 
 
 def _save_bpe(
-    tokenizer: Tokenizer, folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]], pattern: str | None
+    tokenizer: Tokenizer,
+    folder: Path,
+    vocabulary: dict[str, int],
+    special: dict[str, int],
+    merges: list[tuple[str, str]],
+    pattern: str | None,
 ) -> None:
     """Write a byte-level BPE that splits text by `pattern` first, in Hugging Face layout."""
     from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Fast
 
-    bytes_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    fast = Fast(models.BPE(vocabulary, merges, ignore_merges=True))
+    # A piece that is a token is taken whole, as tiktoken does. Without a pattern a piece can be a special token's name.
+    fast = Fast(models.BPE(vocabulary | special, merges, ignore_merges=pattern is not None))
     split = [pre_tokenizers.Split(Regex(pattern), behavior="isolated")] if pattern else []
+    bytes_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     fast.pre_tokenizer = pre_tokenizers.Sequence([*split, bytes_level])
     fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
     folder.mkdir(parents=True, exist_ok=True)
     fast.save(str(folder / "tokenizer.json"))
     content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()[:32]
@@ -264,23 +271,22 @@ def _save_bpe(
 def _merges(ranks: dict[bytes, int]) -> list[tuple[str, str]]:
     """Return all pairs of tokens that make a token, by the rank of what they make: the order tiktoken merges in."""
     merges = []
-    for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
-        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        pairs = [(left, right) for left, right in halves if left in ranks and right in ranks]
-        pairs.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [(_shown(left), _shown(right)) for left, right in pairs]
-    return merges
+    for token in sorted(ranks, key=ranks.__getitem__):
+        cuts = range(1, len(token))
+        pairs = [(token[:cut], token[cut:]) for cut in cuts if token[:cut] in ranks and token[cut:] in ranks]
+        merges += sorted(pairs, key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+    return [(_shown(left), _shown(right)) for left, right in merges]
 
 
-def _byte_characters() -> list[str]:
+def _byte_characters() -> dict[int, str]:
     """Return the printable character that stands for each byte in GPT-2's vocabulary files."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+    return {byte: chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)}
 
 
 _BYTE_CHARACTERS = _byte_characters()
 
 
 def _shown(token: bytes) -> str:
-    return "".join(_BYTE_CHARACTERS[byte] for byte in token)
+    return token.decode("latin-1").translate(_BYTE_CHARACTERS)
