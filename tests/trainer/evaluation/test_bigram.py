@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def window(values: object) -> Batch:
 
 def reference_probability(values: list[int], vocab_size: int, first: int, second: int) -> float:
     """Interpolated Kneser-Ney in the plainest words."""
-    count = Counter(zip(values, values[1:], strict=False))
+    count = Counter(pairwise(values))
     after, before = defaultdict(set), defaultdict(set)
     for a, b in count:
         after[a].add(b)

@@ -20,7 +20,8 @@ class Bigram:
 
     P(b | a) = max(c(ab) - d, 0) / c(a) + d n(a·) / c(a) P(b), with counts c, the number n(a·) of different tokens seen
     after a, and P(b) likewise from the number n(·b) of different tokens seen before b. The discount d comes from the
-    numbers of pairs seen once and twice (Chen and Goodman 1999, An empirical study of smoothing techniques, section 2.7).
+    numbers of pairs seen once and twice (Chen and Goodman 1999, An empirical study of smoothing techniques for language
+    modeling, sections 2.7 and 2.8).
     """
 
     pairs: NDArray[np.int64]
@@ -60,7 +61,7 @@ class Bigram:
         return seen + self.backoff[first] * self.unigram[second]
 
     def loss(self, batches: Iterable[Batch]) -> float:
-        """Cross entropy in nats a token, over all labels that are not ignored. Raises ValueError where there is none."""
+        """Cross entropy in nats a token, over all labels that are not ignored. Raises ValueError where all are."""
         total, tokens = 0.0, 0
         for batch in batches:
             counted = batch.labels >= 0

@@ -1,0 +1,222 @@
+"""report.html: a run on one page that needs no other file, no script and no network."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from windlass.evaluation.charts import line_chart, loss_chart, step_parts, step_time_chart
+from windlass.evaluation.history import History, Numbers, read_history
+from windlass.spec.reasons import REASONS
+
+MAX_EVENTS = 100
+"""Events shown: the last ones."""
+CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+"""A model that has learned nothing writes control characters, which have no place in HTML."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with what explains it."""
+
+    title: str
+    drawing: Markup
+    keys: list[tuple[str, str]]
+    """Colour (a variable of the page) and text of each line; the text names the last or mean value."""
+    wide: bool = False
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html from a run folder's job.yaml, metrics.jsonl, events.jsonl and result.json; returns its path.
+
+    Files that are missing, or cut off by a kill, leave their part of the page empty.
+    """
+    result = _read_result(folder / "result.json")
+    history = read_history(folder / "metrics.jsonl")
+    baseline = (result.get("baseline") or {}).get("validation_loss")
+    environment = Environment(
+        loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"visible": lambda text: text.translate(CONTROL)}
+    page = environment.get_template("report.html").render(
+        name=result.get("name", folder.name),
+        status=result.get("status", "Running"),
+        headline=headline(result, baseline),
+        failure=_failure(result),
+        tiles=_tiles(result, history),
+        charts=list(_charts(history, baseline)),
+        samples=_samples(history, result.get("total_steps")),
+        events=_events(folder / "events.jsonl"),
+        job=_read_text(folder / "job.yaml"),
+        facts=_facts(result),
+    )
+    report = folder / "report.html"
+    partial = report.with_suffix(".partial")
+    partial.write_bytes(page.encode("utf-8", errors="replace"))
+    os.replace(partial, report)
+    return report
+
+
+def headline(result: dict[str, Any], baseline: float | None) -> str:
+    """The run in a sentence."""
+    steps, total = result.get("steps", 0), result.get("total_steps")
+    of_total = f"{steps:,} of {total:,} steps" if total else f"{steps:,} steps"
+    loss = (result.get("final") or {}).get("validation_loss")
+    match result.get("status"):
+        case "Stopped":
+            return f"Stopped after {of_total}. Run it again to continue."
+        case "Failed":
+            return f"Failed after {of_total}."
+        case None:
+            return "Not finished yet."
+    if loss is None:
+        return f"Trained for {steps:,} steps."
+    if baseline is None:
+        return f"Reached a validation loss of {loss:.3f} after {steps:,} steps."
+    verdict = "Beats the bigram baseline" if loss < baseline else "Does not beat the bigram baseline"
+    return f"{verdict} on held-out text: {loss:.3f} against {baseline:.3f} nats per token."
+
+
+def _failure(result: dict[str, Any]) -> dict[str, str] | None:
+    reason = result.get("reason")
+    if not reason:
+        return None
+    known = REASONS.get(reason)
+    return {"reason": reason, "message": result.get("message") or "", "remedy": known.remedy if known else ""}
+
+
+def _tiles(result: dict[str, Any], history: History) -> list[tuple[str, str]]:
+    final, speed = result.get("final") or {}, history.train["tokens_per_second"]
+    tiles = {
+        "Validation loss": _decimal(final.get("validation_loss")),
+        "Bigram baseline": _decimal((result.get("baseline") or {}).get("validation_loss")),
+        "Training loss": _decimal(final.get("loss")),
+        "Parameters": _short(result.get("parameters")),
+        "Tokens": _short(result.get("tokens")),
+        "Tokens per second": _short(_middle(speed)),
+        "Time": _duration(result.get("seconds")),
+    }
+    return [(name, value) for name, value in tiles.items() if value is not None]
+
+
+def _charts(history: History, baseline: float | None) -> Iterator[Chart]:
+    train, validation = history.train, history.validation["loss"]
+    if not len(train["step"]):
+        return
+    keys = [("train", f"Training {_decimal(_last(train['loss']))}")]
+    if len(validation):
+        keys.append(("validation", f"Validation {_decimal(_last(validation))}"))
+    if baseline is not None:
+        keys.append(("baseline", f"Bigram baseline {baseline:.3f}"))
+    yield Chart("Loss, nats per token", loss_chart(history, baseline), keys, wide=True)
+
+    mfu = _middle(train["mfu"])
+    speed = "Tokens per second" if mfu is None else f"Tokens per second; MFU {mfu:.1%}"
+    yield Chart(speed, line_chart(history, "tokens_per_second"), [])
+    yield Chart("Learning rate", line_chart(history, "learning_rate"), [])
+    yield Chart("Gradient norm, before clipping", line_chart(history, "gradient_norm"), [])
+
+    parts = {name: _mean(seconds) for name, seconds in step_parts(history).items()}
+    whole = sum(parts.values()) or 1.0
+    keys = [
+        (name.replace("_", "-"), f"{name.replace('_', ' and ')} {_time(seconds)} ({seconds / whole:.0%})")
+        for name, seconds in parts.items()
+    ]
+    yield Chart("Time of a step", step_time_chart(history), keys, wide=True)
+
+
+def _samples(history: History, total_steps: int | None) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Of each prompt, what the model wrote when: a title and a text."""
+    by_prompt: dict[str, list[tuple[str, str]]] = {}
+    for sample in history.samples:
+        step = sample["step"]
+        title = {0: "Random model, before step 1", total_steps: f"The end, step {step:,}"}.get(step, f"Step {step:,}")
+        by_prompt.setdefault(sample["prompt"], []).append((title, sample["text"]))
+    return list(by_prompt.items())
+
+
+def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What to know when this run is compared with another."""
+    environment = result.get("environment") or {}
+    memory = environment.get("memory_bytes")
+    facts = {
+        "Ranks": result.get("world_size"),
+        "Strategy": result.get("strategy"),
+        "Precision": result.get("precision"),
+        "Checkpoint": (result.get("checkpoint") or {}).get("uri"),
+        "Device": environment.get("device"),
+        "Cores": environment.get("cores"),
+        "Memory": f"{memory / 2**30:.1f} GiB" if memory else None,
+        "Platform": environment.get("platform"),
+        "Python": environment.get("python"),
+        **(environment.get("packages") or {}),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _events(file: Path) -> list[dict[str, str]]:
+    """Phases, warnings and errors."""
+    events = []
+    for line in _read_text(file).splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:  # torn: it is being written, or its writer died
+            continue
+        if event["kind"] in {"phase", "warning", "error"}:
+            time, title = event["time"][:19].replace("T", " "), event.get("phase") or event["kind"].capitalize()
+            events.append({"time": time, "kind": event["kind"], "title": title, "message": event["message"]})
+    return events[-MAX_EVENTS:]
+
+
+def _read_text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def _last(values: Numbers) -> float:
+    return float(values[-1])
+
+
+def _mean(values: Numbers) -> float:
+    return float(np.ma.masked_invalid(values).mean()) if np.isfinite(values).any() else 0.0
+
+
+def _middle(values: Numbers) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else None
+
+
+def _decimal(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
+def _short(value: float | None) -> str | None:
+    """Three digits: 857, 1.24 K, 124 M."""
+    if value is None:
+        return None
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, hours = int(seconds) // 60, int(seconds) // 3600
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {int(seconds) % 60} s" if minutes else f"{seconds:.1f} s"
