@@ -31,7 +31,7 @@ def test_progress_knows_the_newest_of_everything() -> None:
     ):
         progress.take(record)
     assert progress.line() == (
-        "step 11/100  loss 2.5000  validation 2.2500  2.4512 bigram  31.2k tokens/s  44s left  checkpoint 10"
+        "step 11/100  loss 2.5000  validation 2.2500  bigram 2.4512  31.2k tokens/s  44s left  checkpoint 10"
     )
 
 
@@ -64,7 +64,8 @@ def test_the_panel_fits_a_narrow_terminal() -> None:
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"kind": "phase", "phase": "Running", "message": "Training on 2 ranks"}, []),
+        ({"kind": "phase", "phase": "Running", "message": "Training on 2 ranks"}, ["Training on 2 ranks"]),
+        ({"kind": "phase", "phase": "Succeeded", "message": "30 of 30 steps"}, []),
         (
             {"kind": "phase", "phase": "Recovering", "message": "RankFailed: gone"},
             ["Recovering: RankFailed: gone"],

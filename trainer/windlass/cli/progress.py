@@ -1,6 +1,7 @@
 """What is known of a run from its events and metrics, and how that looks on a terminal."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -61,16 +62,16 @@ class Progress:
 
     def facts(self) -> list[str]:
         """The numbers worth watching, those that are known."""
-        known = {
-            f"loss {loss(self.loss)}": self.loss,
-            f"validation {loss(self.validation_loss)}": self.validation_loss,
-            f"{self.baseline and loss(self.baseline)} bigram": self.baseline,
-            f"{count(self.tokens_per_second or 0)} tokens/s": self.tokens_per_second,
-            f"MFU {self.mfu or 0:.0%}": self.mfu,
-            f"{duration(self.remaining or 0)} left": self.remaining,
-            f"checkpoint {self.checkpoint}": self.checkpoint,
-        }
-        return [text for text, value in known.items() if value is not None]
+        known: list[tuple[float | None, Callable[[float], str]]] = [
+            (self.loss, "loss {:.4f}".format),
+            (self.validation_loss, "validation {:.4f}".format),
+            (self.baseline, "bigram {:.4f}".format),
+            (self.tokens_per_second, lambda speed: f"{count(speed)} tokens/s"),
+            (self.mfu, "MFU {:.0%}".format),
+            (self.remaining or None, lambda seconds: f"{duration(seconds)} left"),
+            (self.checkpoint, "checkpoint {}".format),
+        ]
+        return [text(value) for value, text in known if value is not None]
 
     def line(self) -> str:
         """All of it on one line, for logs."""
@@ -97,6 +98,8 @@ def lines(record: Record) -> list[str]:
             return ["Stopping: saving a checkpoint; Ctrl-C again to stop at once"]
         case "phase" if record["phase"] == "Recovering":
             return [f"Recovering: {record['message']}"]
+        case "phase" if record["phase"] in ("Preparing", "Starting", "Running") and record["message"]:
+            return [record["message"]]
         case "plan":
             return [f"  {record['message']}"]
         case "info":

@@ -140,7 +140,7 @@ def _sum_up(handle: RunHandle, again: str) -> None:
     rows = {
         "training loss": loss(final["loss"]),
         "validation loss": loss(final["validation_loss"]) + compared,
-        "checkpoint": f"step {checkpoint['step']}, {checkpoint['uri']}" if checkpoint else "none",
+        "checkpoint": f"step {checkpoint['step']}, {short(checkpoint['uri'])}" if checkpoint else "none",
         "report": short(handle.folder / "report.html"),
     }
     write()

@@ -44,9 +44,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def short(path: Path) -> str:
-    """The path from here, where it is below; the whole path elsewhere."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def short(place: Path | str) -> str:
+    """A path from here, where it is below; any other path or URI as it is."""
+    path = Path(place)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else place)
 
 
 def write(line: str = "") -> None:

@@ -1,0 +1,179 @@
+"""`windlass run` as a person meets it: real processes, one rank, a model that trains in a second."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+JOB = """\
+apiVersion: windlass.dev/v1alpha1
+kind: LLMTrainingJob
+metadata: {name: plays}
+spec:
+  model: {preset: gpt2-nano, config: {layers: 1, heads: 2, hiddenSize: 16, contextLength: 16}}
+  data: {prepare: {sources: [{uri: play.txt}]}}
+  training: {maxSteps: 20, globalBatchSize: 4, optimizer: {learningRate: 1e-2}}
+  checkpoints: {everySteps: 50}
+  evaluation: {everySteps: 10, maxTokens: 256, prompts: ["Speak"], sampleTokens: 8}
+  logging: {prometheus: false}
+"""
+LONG = ["--set", "training.maxSteps=1000000", "--set", "evaluation.everySteps=100", "--name", "long"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a job, a play, and a finished run of the job."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "job.yaml").write_text(JOB)
+    (folder / "play.txt").write_text("First Citizen: Speak, speak.\n" * 200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> subprocess.CompletedProcess[str]:
+    return windlass(place, "run", "job.yaml")
+
+
+def windlass(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "windlass", *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120, check=False)
+
+
+def started(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "windlass", *arguments]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def lines_until(process: subprocess.Popen[str], words: str) -> list[str]:
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return seen
+    pytest.fail(f"never said {words!r}: {''.join(seen)}")
+
+
+def test_a_run_tells_its_story_in_plain_lines(finished: subprocess.CompletedProcess[str]) -> None:
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    story = [
+        r"  Model +gpt2-nano, [\d,]+ parameters",
+        r"Bigram baseline: validation loss [\d.]+",
+        r"step 0  the model continues 'Speak':",
+        r"step 10  validation loss [\d.]+",
+        r"step 20  validation loss [\d.]+",
+        r"plays finished after 20 of 20 steps: 1.28k tokens in \d+s",
+        r"  training loss +[\d.]+",
+        r"  validation loss +[\d.]+  \(bigram baseline [\d.]+\)",
+        r"  checkpoint +step 20, runs/plays/checkpoints/step-",
+        r"  report +runs/plays/report.html",
+        r"Try it:  windlass generate plays --prompt Speak",
+        r"Take it: windlass export plays exported/plays",
+    ]
+    rest = iter(finished.stdout.splitlines())
+    for pattern in story:
+        assert any(re.match(pattern, line) for line in rest), f"{pattern!r} is missing in:\n{finished.stdout}"
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_finished_run_says_so(place: Path) -> None:
+    again = windlass(place, "run", "job.yaml")
+    assert again.returncode == 0
+    assert again.stdout.startswith("plays has finished before; --restart starts it over.\n")
+    assert "plays finished after 20 of 20 steps" in again.stdout
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_trained_model_writes_and_is_exported(place: Path) -> None:
+    sampling = ["--max-tokens", "8", "--seed", "3"]
+    first, second = (windlass(place, "generate", "plays", "--prompt", "Speak", *sampling) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("Speak")
+    assert len(first.stdout) > len("Speak\n")
+    assert first.stdout == second.stdout
+
+    exported = windlass(place, "export", "plays", "out")
+    assert exported.returncode == 0, exported.stderr
+    assert {"config.json", "model.safetensors"} <= {file.name for file in (place / "out").iterdir()}
+    assert windlass(place, "export", "plays", "out").returncode == 2
+    listed = windlass(place, "runs")
+    assert re.search(r"^plays +Succeeded +20/20 ", listed.stdout, re.MULTILINE)
+
+
+def test_ctrl_c_saves_and_stops_and_the_run_continues(place: Path) -> None:
+    process = started(place, "run", "job.yaml", *LONG)
+    lines_until(process, "step 100  validation loss")
+    process.send_signal(signal.SIGINT)
+    lines_until(process, "Stopping: saving a checkpoint; Ctrl-C again to stop at once")
+    ending = "".join(lines_until(process, "Continue it with: windlass run job.yaml"))
+    assert process.wait(60) == 130
+    stopped = re.search(r"long stopped after (\d+) of 1000000 steps", ending)
+    assert stopped, ending
+    assert json.loads((place / "runs/long/result.json").read_text())["status"] == "Stopped"
+
+    process = started(place, "run", "job.yaml", *LONG)
+    lines_until(process, f"Continuing from the checkpoint of step {stopped[1]}")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+
+
+def test_a_second_ctrl_c_stops_at_once(place: Path) -> None:
+    process = started(place, "run", "job.yaml", *LONG[:-1], "killed")
+    lines_until(process, "step 100  validation loss")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert re.search("^killed +Interrupted ", windlass(place, "runs").stdout, re.MULTILINE)
+
+
+def test_bad_input_exits_with_2_and_failed_training_with_3(place: Path) -> None:
+    missing = windlass(place, "run", "job.yaml", "--name", "missing", "--set", "data.prepare.sources.0.uri=gone.txt")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("Error: DataNotFound: ")
+    assert missing.stderr.endswith("\nLogs: runs/missing/logs\n")
+    wild = windlass(place, "run", "job.yaml", "--name", "wild", "--set", "training.optimizer.learningRate=1e30")
+    assert wild.returncode == 3
+    assert wild.stderr.startswith("Error: NonFiniteLoss: ")
+
+
+def on_a_terminal(place: Path, *arguments: str) -> Iterator[str]:
+    """What a command writes to a terminal of 100 columns, in pieces; ends with its exit."""
+    screen, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+    command = [sys.executable, "-m", "windlass", *arguments]
+    process = subprocess.Popen(command, cwd=place, stdin=terminal, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    try:
+        while piece := os.read(screen, 65536):
+            yield piece.decode(errors="replace")
+    except OSError:  # Linux's way to say that the other side is closed
+        pass
+    finally:
+        os.close(screen)
+        assert process.wait(60) == 0
+
+
+def test_a_terminal_gets_a_live_panel(place: Path) -> None:
+    written = "".join(on_a_terminal(place, "run", "job.yaml", "--name", "live", "--set", "training.maxSteps=200"))
+    assert "━" in written, "the bar"
+    assert re.search(r"loss [\d.]+  validation [\d.]+  bigram [\d.]+  [\d.]+k? tokens/s  \d+s left", written), written
+    assert "live finished after 200 of 200 steps" in written
+
+
+def test_a_restart_asks_on_a_terminal(place: Path) -> None:
+    (place / "runs/asked").mkdir(parents=True, exist_ok=True)
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "windlass", "run", "job.yaml", "--name", "asked", "--restart"]
+    process = subprocess.Popen(command, cwd=place, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    os.write(screen, b"n\n")
+    assert process.wait(60) == 0
+    assert b"Delete runs/asked with its checkpoints, and start over?" in os.read(screen, 65536)
+    os.close(screen)
