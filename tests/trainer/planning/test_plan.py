@@ -103,7 +103,7 @@ def test_a_plan_is_plain_data() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1.02e+03 B"), (1536, "1.5 KiB"), (80 * 2**30, "80 GiB"), (5 * 2**50, "5.12e+03 TiB")],
+    [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (80 * 2**30, "80 GiB"), (5 * 2**50, "5,120 TiB")],
 )
 def test_bytes_are_told_in_units(count: int, text: str) -> None:
     assert in_units(count) == text

@@ -62,8 +62,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """What each position of x [batch, length, hidden] gathers from those it may see, same shape."""
         batch, length, _ = x.shape
-        heads = self.qkv(x).view(batch, length, -1, self.head_size).transpose(1, 2)
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        heads = self.qkv(x).view(batch, length, -1, self.head_size)
+        # Split first and transposed then, the gradient is put together in one copy.
+        parts = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:

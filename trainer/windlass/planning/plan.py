@@ -166,4 +166,4 @@ def in_units(count: int) -> str:
     size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
-    return f"{size:.3g} {units[0]}"
+    return f"{size:,.1f}".removesuffix(".0") + f" {units[0]}"
