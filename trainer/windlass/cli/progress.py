@@ -78,7 +78,8 @@ class Progress:
         return "  ".join([f"step {self.step}/{self.total_steps or '?'}", *self.facts()])
 
     def __rich__(self) -> "RenderableType":
-        """All of it as a live panel of two lines."""
+        """All of it as a live panel: a bar, and the numbers on as few lines as the width allows."""
+        from rich.columns import Columns
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -88,7 +89,7 @@ class Progress:
         share = f"{self.step}/{self.total_steps}" if self.total_steps else ""
         top = Table.grid(padding=(0, 1))
         top.add_row(Text(self.name, style="bold"), Text(self.phase, style="cyan"), bar, Text(share))
-        return Group(top, Text("  ".join(self.facts()), style="dim", overflow="ellipsis", no_wrap=True))
+        return Group(top, Columns([Text(fact, style="dim") for fact in self.facts()], padding=(0, 2)))
 
 
 def lines(record: Record) -> list[str]:
