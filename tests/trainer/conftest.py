@@ -1,0 +1,165 @@
+"""A tiny job that trains in a second, and ranks started as plain processes, which tests can kill."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windlass.engine.machine import this_machine
+from windlass.engine.preparation import prepare_run
+from windlass.engine.run_folder import RunFolder, read_lines
+from windlass.engine.train_function import train_alone, train_among
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.loading import load_job_text
+
+TINY_JOB = """
+apiVersion: windlass.dev/v1alpha1
+kind: LLMTrainingJob
+metadata: {{name: tiny}}
+spec:
+  model:
+    preset: gpt2-nano
+    config: {{layers: 2, hiddenSize: 32, heads: 2, contextLength: 32, dropout: 0.1}}
+  tokenizer: bytes
+  data:
+    prepare: {{sources: [{{uri: "{corpus}/*.txt"}}], validationFraction: 0.1}}
+  training:
+    maxSteps: 60
+    globalBatchSize: 12
+    optimizer: {{learningRate: 1e-2}}
+    schedule: {{warmupSteps: 5}}
+  checkpoints: {{everySteps: 5, everyMinutes: null}}
+  evaluation: {{everySteps: 20, maxTokens: 2048, prompts: ["the "], sampleTokens: 8}}
+  logging: {{prometheus: false}}
+"""
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small text files, always the same."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(40):
+        words = [f"word{(number * 7 + index * index) % 50}" for index in range(200)]
+        (folder / f"{number:02}.txt").write_text("the " + " ".join(words) + ".\n")
+    return folder
+
+
+@pytest.fixture
+def tiny_job(texts: Path) -> Callable[..., LLMTrainingJob]:
+    """Makes the tiny job, with overrides as in `--set`."""
+
+    def make(*overrides: str) -> LLMTrainingJob:
+        return load_job_text(TINY_JOB.format(corpus=texts), overrides=overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Starts processes as forks of one that has imported torch: a rank is there in a moment, and can be killed alone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["windlass.engine.train_function"])
+    return context
+
+
+@dataclass
+class Ranks:
+    """The ranks of one run folder, as plain processes without Ray."""
+
+    job: LLMTrainingJob
+    folder: Path
+    world_size: int
+    context: multiprocessing.context.ForkServerContext
+    processes: list[ForkServerProcess] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start all ranks; they continue from the last checkpoint."""
+        run = RunFolder(self.folder)
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.stop.unlink(missing_ok=True)
+        settings = prepare_run(self.job, run, this_machine(), self.world_size, lambda message: None)
+        rendezvous = f"file://{self.folder}/rendezvous-{time.monotonic_ns()}"
+        self.processes = [
+            self.context.Process(target=train_among, args=(settings, rank, self.world_size, rendezvous))
+            if self.world_size > 1
+            else self.context.Process(target=train_alone, args=(settings,))
+            for rank in range(self.world_size)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def step(self) -> int:
+        """The last step in metrics.jsonl."""
+        return max((r["step"] for r in read_lines(RunFolder(self.folder).metrics)), default=0)
+
+    def kill(self, rank: int, at_step: int) -> None:
+        """SIGKILL one rank once a step has been logged, and the rest a moment later, as Ray does."""
+        while self.step() < at_step:
+            assert self.processes[rank].is_alive(), self.log()
+            time.sleep(0.001)
+        self.processes[rank].kill()
+        time.sleep(0.2)
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def stop(self, at_step: int) -> None:
+        """Ask the ranks to save and stop once a step has been logged."""
+        while self.step() < at_step:
+            assert self.processes[0].is_alive(), self.log()
+            time.sleep(0.001)
+        RunFolder(self.folder).stop.touch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until all ranks have ended well."""
+        for process in self.processes:
+            process.join(timeout=120)
+            assert process.exitcode == 0, self.log()
+
+    def log(self) -> str:
+        """What the ranks printed."""
+        return "\n".join(path.read_text() for path in sorted((self.folder / "logs").glob("*.log")))
+
+    def curve(self) -> dict[tuple[str, int], Any]:
+        """Losses, gradient norms, learning rates and texts by kind and step: all that must be the same bit for bit."""
+        return curve(self.folder)
+
+
+def curve(folder: Path) -> dict[tuple[str, int], Any]:
+    """All of metrics.jsonl that must be the same in every run of a job; each step must be there once."""
+    lines = [line for line in read_lines(RunFolder(folder).metrics) if line["kind"] != "checkpoint"]
+    keys = [(line["kind"], line["step"]) for line in lines]
+    assert len(keys) == len(set(keys)), "a step was logged twice"
+    return {
+        key: [line.get(name) for name in ("loss", "gradient_norm", "learning_rate", "tokens", "epoch", "text")]
+        for key, line in zip(keys, lines, strict=True)
+    }
+
+
+@pytest.fixture
+def ranks(
+    tmp_path: Path,
+    tiny_job: Callable[..., LLMTrainingJob],
+    processes: multiprocessing.context.ForkServerContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., Ranks]]:
+    """Makes the ranks of a run: ranks("name", world_size, *overrides)."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    made: list[Ranks] = []
+
+    def make(name: str, world_size: int, *overrides: str) -> Ranks:
+        job = tiny_job(f"workers.replicas={world_size}", *overrides)
+        made.append(Ranks(job, tmp_path / "runs" / name, world_size, processes))
+        return made[-1]
+
+    yield make
+    for group in made:
+        for process in group.processes:
+            process.kill()
+            process.join()
