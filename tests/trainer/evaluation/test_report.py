@@ -95,13 +95,13 @@ def test_result_is_at_the_top_and_the_rest_follows(tmp_path: Path) -> None:
         "Succeeded",
         "Beats the bigram baseline on held-out text: 1.625 against 2.375 nats per token.",
         "124 M",
-        "1 min 15 s",
+        "1m15s",
         "Loss, nats per token",
         "Gradient norm",
         "forward and backward 200.0 ms (67%)",
-        "kind: LLMTrainingJob",
-        "s3://runs/demo/step-40",
         "2.13.0",
+        "s3://runs/demo/step-40",
+        "kind: LLMTrainingJob",
     ]
     places = [text.find(part) for part in order]
     assert -1 not in places
@@ -215,19 +215,22 @@ def test_a_run_of_many_steps_has_a_small_page(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 1_000_000
 
 
-def test_phases_and_warnings_are_told(tmp_path: Path) -> None:
+def test_phases_warnings_and_the_last_plan_are_told(tmp_path: Path) -> None:
     time = "2026-01-02T03:04:05.678+00:00"
     events = [
         {"time": time, "kind": "phase", "phase": "Recovering", "message": "From the checkpoint of step 20"},
         {"time": time, "kind": "info", "message": "not shown"},
+        {"time": time, "kind": "plan", "message": "Ranks        1 on cpu"},
+        {"time": time, "kind": "plan", "message": "Ranks        2 on cpu, DDP: a replica fits"},
         {"time": time, "kind": "warning", "message": "Rank 1 died of signal 9"},
     ]
     torn = '{"time": "2026'
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + torn)
     text = report(tmp_path, RUN).text
-    for words in ("2026-01-02 03:04:05", "Recovering", "Rank 1 died of signal 9"):
+    for words in ("2026-01-02 03:04:05", "Recovering", "Rank 1 died of signal 9", "2 on cpu, DDP: a replica fits"):
         assert words in text
     assert "not shown" not in text
+    assert "1 on cpu" not in text
 
 
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def write_report(folder: Path) -> Path:
     """
     result = _read_result(folder / "result.json")
     history = read_history(folder / "metrics.jsonl")
+    events = _read_events(folder / "events.jsonl")
     baseline = (result.get("baseline") or {}).get("validation_loss")
     environment = Environment(
         loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
@@ -52,9 +53,9 @@ def write_report(folder: Path) -> Path:
         tiles=_tiles(result, history),
         charts=list(_charts(history, baseline)),
         samples=_samples(history, result.get("total_steps")),
-        events=_events(folder / "events.jsonl"),
+        events=_told(events),
+        tables=[(title, rows) for title, rows in (("Plan", _plan(events)), ("Environment", _facts(result))) if rows],
         job=_read_text(folder / "job.yaml"),
-        facts=_facts(result),
     )
     report = folder / "report.html"
     partial = report.with_suffix(".partial")
@@ -146,32 +147,45 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     environment = result.get("environment") or {}
     memory = environment.get("memory_bytes")
     facts = {
-        "Ranks": result.get("world_size"),
-        "Strategy": result.get("strategy"),
-        "Precision": result.get("precision"),
-        "Checkpoint": (result.get("checkpoint") or {}).get("uri"),
         "Device": environment.get("device"),
         "Cores": environment.get("cores"),
         "Memory": f"{memory / 2**30:.1f} GiB" if memory else None,
         "Platform": environment.get("platform"),
         "Python": environment.get("python"),
         **(environment.get("packages") or {}),
+        "Newest checkpoint": (result.get("checkpoint") or {}).get("uri"),
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
 
 
-def _events(file: Path) -> list[dict[str, str]]:
-    """Phases, warnings and errors."""
+def _read_events(file: Path) -> list[dict[str, Any]]:
     events = []
     for line in _read_text(file).splitlines():
         try:
-            event = json.loads(line)
+            events.append(json.loads(line))
         except json.JSONDecodeError:  # torn: it is being written, or its writer died
             continue
-        if event["kind"] in {"phase", "warning", "error"}:
-            time, title = event["time"][:19].replace("T", " "), event.get("phase") or event["kind"].capitalize()
-            events.append({"time": time, "kind": event["kind"], "title": title, "message": event["message"]})
-    return events[-MAX_EVENTS:]
+    return events
+
+
+def _told(events: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Phases, warnings and errors."""
+    told = [event for event in events if event["kind"] in {"phase", "warning", "error"}]
+    return [
+        {
+            "time": event["time"][:19].replace("T", " "),
+            "kind": event["kind"],
+            "title": event.get("phase") or event["kind"].capitalize(),
+            "message": event["message"],
+        }
+        for event in told[-MAX_EVENTS:]
+    ]
+
+
+def _plan(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The plan's lines, a name and a sentence; of a run that was started again, the last ones."""
+    lines = [event["message"].partition(" ") for event in events if event["kind"] == "plan"]
+    return list({name: text.strip() for name, _, text in lines}.items())
 
 
 def _read_text(file: Path) -> str:
@@ -218,5 +232,5 @@ def _duration(seconds: float | None) -> str | None:
         return None
     minutes, hours = int(seconds) // 60, int(seconds) // 3600
     if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min {int(seconds) % 60} s" if minutes else f"{seconds:.1f} s"
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m{int(seconds) % 60:02d}s" if minutes else f"{seconds:.1f}s"
