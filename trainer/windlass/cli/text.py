@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from windlass.cli.show import printable, short, write
-from windlass.engine.runs import generate_text, load_run
-from windlass.errors import WindlassError
+from windlass.engine import runs as engine
 
 
 def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
@@ -14,25 +13,20 @@ def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
     if prompt == "-":
         prompt = sys.stdin.read()
     shown = printable if sys.stdout.isatty() else str
-    sys.stdout.write(shown(prompt))
-    for piece in generate_text(run_folder(run, runs), prompt, **sampling):
-        sys.stdout.write(shown(piece))
+    pieces = engine.generate_text(_folder(run, runs), prompt, **sampling)
+    for number, piece in enumerate(pieces):
+        sys.stdout.write(shown(piece if number else prompt + piece))
         sys.stdout.flush()
     write()
 
 
 def export_run(run: str, folder: Path, *, runs: Path) -> None:
     """Write a run's newest weights and its tokenizer to a new folder, in Hugging Face layout."""
-    from windlass.models.huggingface import export_model
-
-    if folder.exists() and any(folder.iterdir()):
-        raise WindlassError("ConfigInvalid", f"{folder} is there already and not empty; choose a new folder")
-    model, tokenizer = load_run(run_folder(run, runs))
-    export_model(model, tokenizer, folder)
+    engine.export_run(_folder(run, runs), folder)
     write(f"{short(folder.absolute())}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 
-def run_folder(run: str, runs: Path) -> Path:
+def _folder(run: str, runs: Path) -> Path:
     """The folder of a run that is given by its name or by its folder."""
     by_name = runs / run
     return by_name if (by_name / "job.yaml").exists() else Path(run)

@@ -8,6 +8,7 @@ appears, on SIGTERM, and when the process that started it is gone (its standard 
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from windlass.engine.preparation import prepare_run
 from windlass.engine.ray_local import RayLocal
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
+from windlass.engine.runs import export_run
 from windlass.engine.train_function import RankSettings, train_alone
 from windlass.errors import DONE, INTERRUPTED, WindlassError
 from windlass.spec.checks import ranks
@@ -55,6 +57,9 @@ def main(folder: Path) -> int:
         return failure.exit_code
     steps, total = _progress(run)
     status = "Succeeded" if steps == total else "Stopped"
+    if status == "Succeeded" and job.spec.checkpoints.export == "HuggingFace":
+        shutil.rmtree(run.export, ignore_errors=True)
+        export_run(run.path, run.export)
     write_result(run, job, status, time.monotonic() - start)
     run.enter(status, f"{steps} of {total} steps")
     return DONE if status == "Succeeded" else INTERRUPTED

@@ -2,13 +2,11 @@
 
 import json
 import os
-import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from windlass.engine.changes import refuse_changes
 from windlass.engine.lock import lock_file
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines
 from windlass.errors import FAILED, INTERRUPTED, WindlassError
-from windlass.spec.checks import unsupported
+from windlass.spec.checks import check, unsupported
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import dump_job, load_job
 from windlass.spec.problems import InvalidJob
@@ -25,8 +23,10 @@ from windlass.spec.problems import InvalidJob
 POLL_SECONDS = 0.1
 
 
-def start_run(job: LLMTrainingJob, *, runs: Path | str = Path("runs"), restart: bool = False) -> "RunHandle":
-    """Start a job in runs/NAME, or continue it there from its last checkpoint; returns at once.
+def start_run(
+    job: LLMTrainingJob | Path | str, *, runs: Path | str = Path("runs"), restart: bool = False
+) -> "RunHandle":
+    """Start a job, or a job file, in runs/NAME, or continue it there from its last checkpoint; returns at once.
 
     A run that has finished is not started again: its handle ends at once with the result. `restart` deletes what is
     there, checkpoints included, and starts over.
@@ -34,7 +34,9 @@ def start_run(job: LLMTrainingJob, *, runs: Path | str = Path("runs"), restart: 
     Raises WindlassError: StorageInUse where the run is running already; ConfigInvalid where the job differs from the
     one that the run was started with, or asks for what this version cannot do.
     """
-    if problems := unsupported(job):
+    if not isinstance(job, LLMTrainingJob):
+        job = load_job(job)
+    if problems := check(job) + unsupported(job):
         raise InvalidJob(problems)
     run = RunFolder(Path(runs).absolute() / job.metadata.name)
     lock = lock_file(run.lock, f"The run {run.name}", run=run.name, folder=str(run.path))
@@ -46,8 +48,7 @@ def start_run(job: LLMTrainingJob, *, runs: Path | str = Path("runs"), restart: 
             if (read_json(run.result) or {}).get("status") == "Succeeded":
                 os.close(lock)
                 return RunHandle(run, None)
-        for folder in (run.path, run.path / "logs"):
-            folder.mkdir(parents=True, exist_ok=True)
+        (run.path / "logs").mkdir(parents=True, exist_ok=True)
         run.stop.unlink(missing_ok=True)
         run.job.write_text(dump_job(job), encoding="utf-8")
     except BaseException:

@@ -9,11 +9,10 @@ from pathlib import Path
 from windlass.data.corpus import Corpus
 from windlass.data.prepare import ensure_prepared
 from windlass.data.stream import validation_batches
-from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.machine import Machine, environment
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.train_function import RankSettings
-from windlass.errors import WindlassError
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.plan import make_plan
@@ -27,6 +26,8 @@ WeightedCorpora = list[tuple[Corpus, float]]
 def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: int, progress: Progress) -> RankSettings:
     """Prepare the corpus if it isn't, plan, measure the baseline. `progress` is told what happens, and may raise."""
     tokenizer = load_tokenizer(tokenizer_name(job.spec))
+    if tokenizer.name not in BUILT_IN:
+        tokenizer.save(run.tokenizer)
     train, validation = open_corpora(job, run.path.parent.parent / "corpora", tokenizer, progress)
     train_tokens = sum(corpus.split("train").tokens for corpus, _ in train)
     plan = make_plan(
@@ -72,13 +73,7 @@ def open_corpora(
         train = [(Corpus.open(source.uri), source.weight) for source in data.train]
     validation = [(Corpus.open(source.uri), source.weight) for source in data.validation] or train
     for corpus, _ in train + validation:
-        if corpus.manifest.tokenizer.fingerprint != tokenizer.fingerprint:
-            raise WindlassError(
-                "ConfigInvalid",
-                f"spec.tokenizer is {tokenizer.name} ({tokenizer.fingerprint}), but the corpus {corpus.uri} was made "
-                f"with {corpus.manifest.tokenizer.name} ({corpus.manifest.tokenizer.fingerprint}). "
-                "Use that tokenizer, or prepare the corpus with this one.",
-            )
+        corpus.require_tokenizer(tokenizer)
     return train, validation
 
 

@@ -15,7 +15,7 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 
-class OneMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]  # Ray has no types
+class OneMachinePolicy(FixedScalingPolicy):
     """As many ranks as were asked for; nobody is asked for machines."""
 
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:
@@ -25,7 +25,7 @@ class OneMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]  # Ray has no 
         pass
 
 
-class OneMachineTrainer(DataParallelTrainer):  # type: ignore[misc]
+class OneMachineTrainer(DataParallelTrainer):
     """Ray Train's data-parallel trainer with fewer processes."""
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -33,5 +33,5 @@ class OneMachineTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        policy = OneMachinePolicy(scaling_config=self.scaling_config)
-        return super()._initialize_and_run_controller(**arguments | {"scaling_policy": policy})
+        arguments["scaling_policy"] = OneMachinePolicy(scaling_config=arguments["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**arguments)

@@ -56,6 +56,10 @@ class RunFolder:
         return self.path / "prometheus.json"
 
     @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
     def export(self) -> Path:
         return self.path / "export"
 

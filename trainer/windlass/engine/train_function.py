@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
@@ -57,7 +55,7 @@ class RankSettings:
 
 
 def train_among(settings: RankSettings, rank: int, world_size: int, rendezvous: str) -> None:
-    """One rank of several, each in a process of its own that sees one GPU or none; they meet at the URL `rendezvous`."""
+    """One rank of several, each in a process of its own that sees one GPU or none; they meet at a URL."""
     _write_output_to(RunFolder(settings.folder).log(f"rank-{rank}"))
     on_gpu = settings.plan.device == "cuda"
     dist.init_process_group(
@@ -111,7 +109,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 spec=spec,
                 ranks=ranks,
                 model=model,
-                initialise=partial(_initialise, model, spec.training.seed),
+                initialise=partial(unwrapped(model).initialise, spec.training.seed),
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
                 precision=plan.precision,
@@ -143,12 +141,6 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
         )
     finally:
         recorder.close()
-
-
-def _initialise(model: nn.Module, seed: int) -> None:
-    decoder = unwrapped(model)
-    assert isinstance(decoder, Decoder)
-    decoder.initialise(seed)
 
 
 def _measurements(

@@ -5,6 +5,8 @@ documentation are made from these models. YAML is camelCase; Python takes camelC
 Rules between fields are in `windlass.spec.checks`.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -456,3 +458,16 @@ class LLMTrainingJob(SpecModel):
     """Name and labels."""
     spec: JobSpec
     """What the user wants."""
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "LLMTrainingJob":
+        """The job in a file; `overrides` as in `windlass run --set`. Raises InvalidJob with all that is wrong."""
+        from windlass.spec.loading import load_job  # it imports this module
+
+        return load_job(path, overrides)
+
+    def to_yaml(self) -> str:
+        """The job with all its defaults."""
+        from windlass.spec.loading import dump_job
+
+        return dump_job(self)

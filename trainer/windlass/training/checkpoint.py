@@ -20,13 +20,14 @@ from typing import Any, BinaryIO, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import xxhash
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from windlass.errors import WindlassError
 from windlass.storage import Storage, shown
@@ -80,10 +81,10 @@ class Checkpointer:
     def _load(self, commit: Commit) -> str | None:
         """Load one checkpoint on all ranks; returns what is wrong with it, or None."""
         model_state, optimizer_state = get_state_dict(self._model, self._optimizer)
-        state = {"model": model_state, "optimizer": optimizer_state}
+        state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
         files = CheckpointFiles(self._log.storage.child(commit.folder), expected=commit.files)
         try:
-            dcp.load(state, storage_reader=_reader(files), process_group=self._ranks.saving, no_dist=self._alone)
+            load(state, storage_reader=_reader(files), process_group=self._ranks.saving, no_dist=self._alone)
         except CheckpointException as error:
             for cause in error.failures.values():
                 if isinstance(cause[0], WindlassError) and cause[0].reason != "CheckpointCorrupt":
@@ -99,9 +100,7 @@ class Checkpointer:
 
     def begin_attempt(self, resumed_from: int, writer: dict[str, Any]) -> Attempt:
         """Claim the right to commit from now on; fences every older attempt."""
-        attempt = self._ranks.from_first(
-            self._log.begin_attempt(resumed_from, writer) if self._ranks.first else None
-        )
+        attempt = self._ranks.from_first(self._log.begin_attempt(resumed_from, writer) if self._ranks.first else None)
         self._attempt = attempt.number
         return cast(Attempt, attempt)
 
@@ -145,7 +144,7 @@ class Checkpointer:
     ) -> Saved:
         folder = checkpoint_folder(step, self._attempt)
         files = CheckpointFiles(self._log.storage.child(folder))
-        dcp.save(snapshot, storage_writer=_writer(files), process_group=self._ranks.saving, no_dist=self._alone)
+        save(snapshot, storage_writer=_writer(files), process_group=self._ranks.saving, no_dist=self._alone)
         if self._ranks.first:
             files.write(METRICS, metrics)
         written = self._gather(files.written)
@@ -189,7 +188,7 @@ def load_model_state(log: CommitLog, commit: Commit, model: nn.Module) -> None:
     state = {"model": model.state_dict()}
     files = CheckpointFiles(log.storage.child(commit.folder), expected=commit.files)
     try:
-        dcp.load(state, storage_reader=_reader(files), no_dist=True)
+        load(state, storage_reader=_reader(files), no_dist=True)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise WindlassError("CheckpointCorrupt", str(cause)) from error
@@ -267,13 +266,13 @@ class CheckpointFiles(FileSystemBase):
 
 def _writer(files: CheckpointFiles) -> FileSystemWriter:
     writer = FileSystemWriter("", sync_files=False)  # the storage syncs
-    writer.fs = files
+    writer.fs = files  # type: ignore[assignment]  # declared as the one for local paths
     return writer
 
 
 def _reader(files: CheckpointFiles) -> FileSystemReader:
     reader = FileSystemReader("")
-    reader.fs = files
+    reader.fs = files  # type: ignore[assignment]
     return reader
 
 

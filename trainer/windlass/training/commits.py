@@ -127,7 +127,7 @@ class CommitLog:
         if newest > commit.attempt:
             raise WindlassError(
                 "StorageInUse",
-                f"Attempt {newest} has taken over {self.storage.uri}; attempt {commit.attempt} may not commit any more.",
+                f"Attempt {newest} has taken over {self.storage.uri}; attempt {commit.attempt} may not commit any more",
             )
         commit = Commit(commit.step, commit.attempt, commit.files, commit.state, datetime.now(UTC).isoformat())
         self.storage.write(f"{commit.folder}/{COMMIT}", json.dumps(asdict(commit)).encode())
@@ -135,7 +135,9 @@ class CommitLog:
     def clean_up(self, keep: int, attempt: int) -> None:
         """Delete all but the newest `keep` valid checkpoints, and what older attempts left half-written."""
         kept = {commit.folder for commit in self.valid_commits()[:keep]}
-        folders = {match[0].rstrip("/"): int(match[2]) for name in self.storage.list() if (match := _FOLDER.match(name))}
+        folders = {
+            match[0].rstrip("/"): int(match[2]) for name in self.storage.list() if (match := _FOLDER.match(name))
+        }
         newest_step = max((int(folder.split("-")[1]) for folder in kept), default=0)
         for folder, writer in folders.items():
             being_written = writer == attempt and int(folder.split("-")[1]) > newest_step

@@ -12,7 +12,7 @@ from torch import nn
 
 from windlass.data.stream import Batch, TrainingStream
 from windlass.errors import WindlassError
-from windlass.planning.plan import Strategy
+from windlass.planning.choices import Strategy
 from windlass.spec.job import Checkpoints, JobSpec
 from windlass.tasks.pretrain import token_loss
 from windlass.training.checkpoint import Checkpointer, Saved, read_metrics

@@ -11,7 +11,7 @@ from torch import nn
 from windlass.data.stream import Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.models.generation import generate
-from windlass.planning.plan import Strategy
+from windlass.planning.choices import Strategy
 from windlass.tasks.pretrain import token_loss
 from windlass.training.parallel import autocast, unwrapped
 from windlass.training.ranks import Ranks

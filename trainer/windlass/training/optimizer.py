@@ -28,5 +28,6 @@ def build_optimizer(model: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use `rate` for all parameters from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = rate

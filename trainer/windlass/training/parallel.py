@@ -1,6 +1,7 @@
 """How a model is spread over the ranks, in the order in which it is applied: checkpointing, compiling, sharding."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from windlass.models.decoder import Decoder
-from windlass.planning.plan import Strategy
+from windlass.planning.choices import Strategy
 from windlass.spec.job import Parallelism
 from windlass.training.ranks import Ranks
 
@@ -75,9 +76,9 @@ def accumulate(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Decoder:
     """The model itself, for passes without gradients."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    return cast(Decoder, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
 def autocast(strategy: Strategy, precision: str, device: torch.device) -> AbstractContextManager[None]:
@@ -89,7 +90,7 @@ def autocast(strategy: Strategy, precision: str, device: torch.device) -> Abstra
 
 
 def clip_gradients(model: nn.Module, limit: float, scale: float) -> float:
-    """Divide all gradients by `scale`, then clip them; returns the global norm, over all ranks' shards, before clipping.
+    """Divide all gradients by `scale`, then clip them; returns their norm over all ranks' shards before clipping.
 
     `limit` is the largest norm (Pascanu et al. 2013); 0 means no clipping.
     """

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON line per logged step, validation, sample and commit, and the sinks that get the same records."""
+"""metrics.jsonl: a JSON line for each logged step, validation, sample and commit, and the sinks that get them too."""
 
 import json
 import os

@@ -1,0 +1,101 @@
+"""Models out of runs: the newest checkpoint's weights and tokenizer, as plain PyTorch, and text from them."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
+from windlass.engine.run_folder import RunFolder
+from windlass.errors import WindlassError
+from windlass.models.decoder import Decoder
+from windlass.models.generation import generate
+from windlass.models.huggingface import export_model
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.loading import load_job
+from windlass.spec.presets import model_config, tokenizer_name
+from windlass.storage import Storage
+from windlass.training.checkpoint import load_model_state
+from windlass.training.commits import CommitLog
+
+logger = logging.getLogger(__name__)
+
+
+def load_run(run: Path | str) -> tuple[Decoder, Tokenizer]:
+    """A run's model, with the newest checkpoint's weights, on the CPU in evaluation mode, and its tokenizer.
+
+    `run` is the run's folder, or its name under runs/. A damaged checkpoint is passed over for the one before.
+    Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
+    """
+    folder = find_run(run)
+    job = load_job(folder.job)
+    tokenizer = load_tokenizer(tokenizer_source(folder, job))
+    model = Decoder(model_config(job.spec.model, tokenizer.vocab_size))
+    log = CommitLog(Storage(folder.checkpoints_uri(job)))
+    for commit in log.valid_commits():
+        try:
+            load_model_state(log, commit, model)
+        except WindlassError as error:
+            if error.reason != "CheckpointCorrupt":
+                raise
+            logger.warning("Taking the checkpoint before step %d: %s", commit.step, error)
+        else:
+            return model.eval(), tokenizer
+    raise WindlassError("DataNotFound", f"{folder.path} has no checkpoint yet. Let the run save one first.")
+
+
+def find_run(run: Path | str) -> RunFolder:
+    """The folder of a run, given by its path or by its name under runs/. Raises DataNotFound."""
+    for path in (Path(run), Path("runs") / run):
+        if (path / "job.yaml").exists():
+            return RunFolder(path.absolute())
+    raise WindlassError(
+        "DataNotFound", f"There is no run {run}: neither {run}/job.yaml nor runs/{run}/job.yaml exists."
+    )
+
+
+def tokenizer_source(run: RunFolder, job: LLMTrainingJob) -> str:
+    """What `load_tokenizer` takes to load the run's tokenizer: its name, or the copy that the run keeps."""
+    name = tokenizer_name(job.spec)
+    return name if name in BUILT_IN else str(run.tokenizer)
+
+
+def generate_text(
+    run: Path | str,
+    prompt: str,
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield pieces of text that continue the prompt, each as soon as its characters are whole.
+
+    Arguments and errors as of `windlass.models.generation.generate` and `load_run`.
+    """
+    model, tokenizer = load_run(run)
+    tokens = generate(
+        model,
+        tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document],
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        end_token=tokenizer.end_of_document,
+    )
+    held: list[int] = []
+    for token in tokens:
+        held.append(token)
+        text = tokenizer.decode(held)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") or len(held) >= 4:  # UTF-8: at most 4 bytes a character
+            yield text
+            held = []
+    if held:
+        yield tokenizer.decode(held)
+
+
+def export_run(run: Path | str, folder: Path) -> None:
+    """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
+    model, tokenizer = load_run(run)
+    export_model(model, tokenizer, folder)
