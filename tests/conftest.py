@@ -1,14 +1,17 @@
 """Parts that tests share: the folder of real data, and real S3 servers that a test may kill."""
 
 import contextlib
+import functools
+import http.server
 import lzma
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,18 @@ def test_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system to fill needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a reader may still map its files
+
+
 @pytest.fixture(scope="session")
 def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The S3 server's program: on the PATH, or packed in the test cluster's bin/."""
@@ -138,6 +153,21 @@ def s3_tls_server(
     use(server, clean_aws)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """A function that serves a folder on a plain web server, one that knows no ranges, and returns its URL."""
+    with contextlib.ExitStack() as servers:
+
+        def start(folder: Path) -> str:
+            handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+            server = servers.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            servers.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
 
 
 @pytest.fixture

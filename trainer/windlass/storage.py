@@ -128,6 +128,8 @@ class Storage:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(end - (start or 0))
         data: bytes = self.call(lambda: self.fs.cat_file(self._at(name), start=start, end=end))
+        if end is not None and len(data) > end - (start or 0):
+            return data[start:end]  # a web server that knows no ranges sent the whole file
         return data
 
     def write(self, name: str, data: bytes) -> None:

@@ -162,6 +162,7 @@ class DiskCache:
         self.folder = (folder or Path(os.environ.get("WINDLASS_CACHE", "~/.cache/windlass")).expanduser()) / "blocks"
         self.limit = limit or int(os.environ.get("WINDLASS_CACHE_BYTES", 20 << 30))
         self._unswept = self.limit  # bytes written since the last sweep; the first write sweeps
+        self._warned = False
 
     def get(self, name: str, digest: str, fetch: Callable[[], bytes]) -> Bytes:
         """Return the cached block if it matches its hash; fetch() it otherwise, in one process at a time."""
@@ -187,10 +188,15 @@ class DiskCache:
                 self._unswept = 0
                 self._sweep()
         except OSError as error:
-            _log.warning("the cache cannot be written, going on without: %s", error)
+            self._warn(error)
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning("the cache %s cannot be written, going on without: %s", self.folder, error)
 
     def _sweep(self) -> None:
         """Delete what was used longest ago, until the rest fits; readers of a deleted block keep their mapping."""
@@ -210,7 +216,7 @@ class DiskCache:
                 file = stack.enter_context(open(self.folder / f".lock-{zlib.crc32(name.encode()) % 64}", "w"))
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
-                _log.warning("the cache %s cannot be locked, going on without: %s", self.folder, error)
+                self._warn(error)
             yield
 
 

@@ -128,9 +128,11 @@ class Mixture:
         shares = [Fraction(str(weight)) / total for weight in weights]
         length = math.lcm(*(share.denominator for share in shares))
         counts = [max(1, round(share * min(length, _LONGEST_CYCLE))) for share in shares]
-        places = sorted((Fraction(2 * i + 1, 2 * n), corpus, i) for corpus, n in enumerate(counts) for i in range(n))
-        cycle, nth = np.array([(corpus, i) for _, corpus, i in places], np.int64).T
-        return cls(cycle, nth, np.array(counts, np.int64))
+        corpora = np.repeat(np.arange(len(counts)), counts)
+        nth = np.concatenate([np.arange(count) for count in counts])
+        # Correctly rounded, so that equal quotients are equal floats and the corpus decides, on every machine.
+        places = np.lexsort((corpora, (2 * nth + 1) / np.take(counts, corpora)))
+        return cls(corpora[places], nth[places], np.array(counts, np.int64))
 
     def at(self, positions: Indices) -> tuple[Indices, Indices]:
         """Return (corpus, position in that corpus's own order) of each position, [n] each."""

@@ -1,0 +1,233 @@
+"""The stream: the same global batches for any number of ranks and from any point, each token's label the next token."""
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from windlass.data.corpus import Corpus
+from windlass.data.stream import IGNORED, Batch, TrainingStream, validation_batches
+from windlass.data.tokenizers import BytesTokenizer
+from windlass.errors import WindlassError
+
+MakeCorpus = Callable[..., Corpus]
+LENGTH = 16
+
+
+@pytest.fixture
+def corpus(make_corpus: MakeCorpus) -> Corpus:
+    """A corpus of many blocks."""
+    return make_corpus()
+
+
+def steps(corpora: Any, count: int, *, first: int = 0, world: int = 1, batch: int = 12, micro: int = 1) -> NDArray[Any]:
+    """Return the inputs and labels of `count` steps of all ranks, [steps, batch, 2, sequence]."""
+    found = []
+    for rank in range(world):
+        with _stream(corpora, first=first, world=world, rank=rank, batch=batch, micro=micro) as stream:
+            found.append([[_pair(row) for row in step] for step in islice(stream, count)])
+    per_rank = [np.stack([np.concatenate(step) for step in of_rank]) for of_rank in found]
+    return np.concatenate(per_rank, axis=1)
+
+
+def _stream(
+    corpora: Any, *, first: int = 0, world: int = 1, rank: int = 0, batch: int = 12, micro: int = 1, **more: Any
+) -> TrainingStream:
+    weighted = corpora if isinstance(corpora, list) else [(corpora, 1.0)]
+    return TrainingStream(
+        weighted,
+        sequence_length=LENGTH,
+        seed=7,
+        global_batch_size=batch,
+        micro_batch_size=micro,
+        rank=rank,
+        world_size=world,
+        start_sample=first,
+        **more,
+    )
+
+
+def _pair(batch: Batch) -> NDArray[Any]:
+    return np.stack([batch.inputs, batch.labels], axis=1)
+
+
+def test_any_world_size_and_micro_batch_sees_the_same_steps(corpus: Corpus) -> None:
+    one = steps(corpus, 8)
+    for world, micro in ((1, 4), (2, 3), (3, 2), (4, 3), (12, 1)):
+        assert (steps(corpus, 8, world=world, micro=micro) == one).all()
+
+
+def test_a_resume_anywhere_goes_on_as_if_nothing_had_happened(corpus: Corpus) -> None:
+    per_epoch = _stream(corpus).samples_per_epoch
+    whole = steps(corpus, 2 * per_epoch // 12)
+    for step in (1, 5, per_epoch // 12 - 1, per_epoch // 12 + 3):
+        assert (steps(corpus, 3, first=step * 12, world=2) == whole[step : step + 3]).all()
+
+
+def test_an_epoch_has_every_window_once_with_labels_one_further(corpus: Corpus) -> None:
+    split = corpus.split("train")
+    tokens = split.read(0, split.tokens).astype(np.int64)
+    samples = (split.tokens - 1) // LENGTH
+    stream = _stream(corpus, batch=1)
+    assert stream.samples_per_epoch == samples
+    seen = Counter(_pair(step[0]).tobytes() for step in islice(stream, samples))
+    windows = [tokens[i * LENGTH : (i + 1) * LENGTH + 1] for i in range(samples)]
+    assert seen == Counter(np.stack([[window[:-1], window[1:]]]).tobytes() for window in windows)
+
+
+def test_batches_have_the_shapes_and_types_of_the_contract(corpus: Corpus) -> None:
+    step = next(_stream(corpus, world=2, micro=3))
+    assert len(step) == 2
+    for batch in step:
+        assert batch.inputs.shape == batch.labels.shape == (3, LENGTH)
+        assert batch.inputs.dtype == batch.labels.dtype == np.int64
+        assert batch.documents is None
+
+
+def test_a_document_mask_numbers_documents_and_ignores_labels_across(corpus: Corpus) -> None:
+    crossed = 0
+    for step in islice(_stream(corpus, micro=12, document_mask=True), 5):
+        (batch,) = step
+        assert batch.documents is not None
+        for tokens, labels, documents in zip(batch.inputs, batch.labels, batch.documents, strict=True):
+            ends = tokens == 256
+            assert documents.tolist() == np.concatenate([[0], np.cumsum(ends)[:-1]]).tolist()
+            assert ((labels == IGNORED) == ends).all()
+            crossed += int(ends.sum())
+    assert crossed > 3
+
+
+def test_a_mixture_draws_by_weight_and_each_corpus_in_its_own_order(make_corpus: MakeCorpus) -> None:
+    corpora = [(make_corpus(word="apple"), 3.0), (make_corpus(word="pear"), 1.0)]
+    batches = steps(corpora, 6, batch=8)
+    mixed = batches.reshape(-1, 2, LENGTH)
+    assert (steps(corpora, 6, batch=8, world=4, micro=2) == batches).all()
+    alone = [{row.tobytes() for row in steps([(corpus, 1.0)], 40, batch=1)[:, 0]} for corpus, _ in corpora]
+    drawn = [sum(row.tobytes() in of_corpus for row in mixed) for of_corpus in alone]
+    assert drawn == [36, 12]
+
+
+def test_a_corpus_smaller_than_a_batch_is_refused_with_the_numbers(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(documents=2)
+    with pytest.raises(WindlassError, match=r"is too small: its .* and one batch has 512") as raised:
+        _stream(corpus, batch=512)
+    assert raised.value.reason == "ConfigInvalid"
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused(corpus: Corpus) -> None:
+    with pytest.raises(WindlassError, match="globalBatchSize 12 is no multiple of 5 ranks x 1"):
+        _stream(corpus, world=5)
+
+
+def test_an_error_in_the_background_surfaces_where_the_step_is_asked_for(corpus: Corpus) -> None:
+    folder = f"{corpus.uri}/{corpus.manifest.folder}"
+    for name in ("train-00000.bin", "train-00001.bin", "train-00002.bin"):
+        with open(f"{folder}/{name}", "r+b") as file:
+            file.write(b"damaged")
+    with pytest.raises(WindlassError, match="does not match its hash"), _stream(corpus) as stream:
+        for _ in stream:
+            pass
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_a_closed_stream_ends_its_thread(corpus: Corpus) -> None:
+    stream = _stream(corpus, prefetch_steps=1)
+    next(stream)
+    stream.close()
+    stream._thread.join(timeout=10)
+    assert not stream._thread.is_alive()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_the_stream_from_an_object_store_is_the_one_from_disk_through_a_restart_of_the_server(
+    make_corpus: MakeCorpus, s3_server: Any
+) -> None:
+    local = steps(make_corpus(), 30)
+    remote = make_corpus(uri=f"{s3_server.bucket()}/corpus")
+    with _stream(remote) as stream:
+        first = [np.concatenate([_pair(row) for row in step]) for step in islice(stream, 3)]
+        s3_server.kill()
+        threading.Timer(1.0, s3_server.start).start()
+        rest = [np.concatenate([_pair(row) for row in step]) for step in islice(stream, 27)]
+    assert (np.stack(first + rest) == local).all()
+
+
+def test_the_next_window_is_fetched_before_it_is_needed(make_corpus: MakeCorpus, s3_server: Any) -> None:
+    remote = make_corpus(uri=f"{s3_server.bucket()}/corpus")
+    with _stream(remote, batch=1) as stream:
+        next(stream)
+        source = stream._sources[0]
+        blocks = source.order.window(0, ahead=1)
+        until = time.monotonic() + 20
+        folder = remote._cache.folder
+        wanted = [f"train-{block // 4:05}.bin-{block % 4}-" for block in blocks]
+        while time.monotonic() < until:
+            cached = [file.name for file in folder.iterdir() if remote.manifest.folder in file.name]
+            if all(any(name in file for file in cached) for name in wanted):
+                return
+            time.sleep(0.01)
+    pytest.fail(f"not fetched: {wanted}")
+
+
+def windows(corpus: Any, world: int, **options: Any) -> list[bytes]:
+    """Return the validation windows of all ranks."""
+    weighted = corpus if isinstance(corpus, list) else [(corpus, 1.0)]
+    found: list[bytes] = []
+    for rank in range(world):
+        batches: Iterator[Batch] = validation_batches(
+            weighted, sequence_length=LENGTH, batch_size=3, rank=rank, world_size=world, **options
+        )
+        for batch in batches:
+            assert len(batch.inputs) <= 3
+            assert (batch.labels != IGNORED).all()
+            found += [_pair(batch)[row].tobytes() for row in range(len(batch.inputs))]
+    return found
+
+
+def test_validation_windows_are_the_same_for_any_world_size(corpus: Corpus) -> None:
+    one = windows(corpus, 1, max_tokens=20 * LENGTH)
+    assert len(one) == len(set(one)) == 20
+    for world in (2, 3, 7, 30):
+        assert sorted(windows(corpus, world, max_tokens=20 * LENGTH)) == sorted(one)
+
+
+def test_validation_covers_the_whole_split_when_it_may(corpus: Corpus) -> None:
+    split = corpus.split("validation")
+    assert len(windows(corpus, 2, max_tokens=10**9)) == (split.tokens - 1) // LENGTH
+
+
+def test_validation_is_shared_by_weight(make_corpus: MakeCorpus) -> None:
+    corpora = [(make_corpus(word="apple"), 3.0), (make_corpus(word="pear"), 1.0)]
+    mixed = windows(corpora, 2, max_tokens=20 * LENGTH)
+    assert len(mixed) == 20
+    assert len(set(mixed) & set(windows([corpora[1]], 1, max_tokens=5 * LENGTH))) == 5
+
+
+def test_training_windows_never_reach_into_held_out_documents(corpus: Corpus) -> None:
+    held_out = corpus.split("validation")
+    numbers = _numbers(held_out.read(0, held_out.tokens))
+    assert len(numbers) == 12
+    epoch = steps(corpus, _stream(corpus).samples_per_epoch // 12)
+    trained = _numbers(epoch[:, :, 0].ravel())
+    assert len(trained) > 10
+    assert not trained & numbers
+
+
+def _numbers(tokens: NDArray[Any]) -> set[str]:
+    """Return the documents whose beginnings are in these tokens."""
+    return set(re.findall(r"document (\d+):", BytesTokenizer().decode(tokens.tolist())))
+
+
+def test_a_validation_split_shorter_than_a_sequence_is_refused(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus(documents=2)
+    with pytest.raises(WindlassError, match="fewer than one sequence of 999; raise validationF"):
+        next(validation_batches([(corpus, 1.0)], sequence_length=999, batch_size=1, max_tokens=9, rank=0, world_size=1))
