@@ -53,4 +53,4 @@ def rank(index: int, rendezvous: Path) -> None:
 
 
 def test_a_sharded_decoder_has_the_same_weights_logits_and_text(tmp_path: Path) -> None:
-    spawn(rank, (tmp_path / "rendezvous",), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(rank, (tmp_path / "rendezvous",), nprocs=2)

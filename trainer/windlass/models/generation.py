@@ -6,7 +6,10 @@ where they stood). So each token sees between half a context and a whole one, th
 context of tokens, and the cache never changes what is generated, only how fast.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,10 +106,19 @@ class _Reader:
         self.model.eval()
         try:
             inputs = torch.tensor([unread], device=self.model.token_embedding.weight.device)
-            logits: Tensor = self.model(inputs, cache=self.cache, last_only=True)[0, -1]
+            with _uncompiled():
+                logits: Tensor = self.model(inputs, cache=self.cache, last_only=True)[0, -1]
         finally:
             self.model.train(was_training)
         return logits
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled blocks as they are written: each new length would compile them again."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and loading it takes a second
+        return nullcontext()
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 def _check(
