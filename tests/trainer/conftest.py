@@ -128,10 +128,10 @@ class Ranks:
 
     def curve(self) -> dict[tuple[str, int], Any]:
         """Losses, gradient norms, learning rates and texts by kind and step: all that must be the same bit for bit."""
-        return curve(self.folder)
+        return read_curve(self.folder)
 
 
-def curve(folder: Path) -> dict[tuple[str, int], Any]:
+def read_curve(folder: Path) -> dict[tuple[str, int], Any]:
     """All of metrics.jsonl that must be the same in every run of a job; each step must be there once."""
     lines = [line for line in read_lines(RunFolder(folder).metrics) if line["kind"] != "checkpoint"]
     keys = [(line["kind"], line["step"]) for line in lines]
@@ -140,6 +140,12 @@ def curve(folder: Path) -> dict[tuple[str, int], Any]:
         key: [line.get(name) for name in ("loss", "gradient_norm", "learning_rate", "tokens", "epoch", "text")]
         for key, line in zip(keys, lines, strict=True)
     }
+
+
+@pytest.fixture
+def curve() -> Callable[[Path], dict[tuple[str, int], Any]]:
+    """Reads what must be the same in every run of a job from a run folder."""
+    return read_curve
 
 
 @pytest.fixture

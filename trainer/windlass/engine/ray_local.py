@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # Ray's default, 15, gives the cores to everyone else first
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 _WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is in the cluster's from the start
