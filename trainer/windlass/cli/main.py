@@ -34,7 +34,7 @@ class Commands(TyperGroup):
                 f"This command needs {module}, which is not installed: pip install 'windlass[{extra}]'", err=True
             )
             raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, typer.Abort) as error:  # Abort: Ctrl-C at a question
             raise typer.Exit(INTERRUPTED) from error
 
 
