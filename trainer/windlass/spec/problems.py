@@ -29,7 +29,7 @@ class Problem:
         return ": ".join(part for part in (place, self.path, self.message) if part)
 
 
-class InvalidJob(WindlassError):  # noqa: N818 - it is a job, and reads as one
+class InvalidJob(WindlassError):
     """A job that cannot run as it is written; the message has one line for each problem."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
