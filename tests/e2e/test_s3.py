@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import s3fs
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("AWS_ENDPOINT_URL"),
-    reason="needs an S3 server: set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not os.environ.get("AWS_ENDPOINT_URL"),
+        reason="needs an S3 server: set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+]
 
 JOB = """\
 apiVersion: windlass.dev/v1alpha1
