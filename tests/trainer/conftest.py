@@ -59,6 +59,12 @@ def tiny_job(texts: Path) -> Callable[..., LLMTrainingJob]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models gain nothing from a second thread, and wait for it where cores are busy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def processes() -> multiprocessing.context.ForkServerContext:
     """Starts processes as forks of one that has imported torch: a rank is there in a moment, and can be killed alone."""

@@ -42,8 +42,8 @@ class Machine:
         return self.memory if self.device == "cuda" else self.memory // ranks
 
     def threads(self, ranks: int) -> int:
-        """Threads of each rank's operators: its share of the cores."""
-        return max(1, self.cores // ranks)
+        """Threads of each rank's operators: OMP_NUM_THREADS where it is set, else its share of the cores."""
+        return int(os.environ.get("OMP_NUM_THREADS") or max(1, self.cores // ranks))
 
 
 def this_machine() -> Machine:

@@ -5,7 +5,6 @@ from typing import Any
 
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
 from windlass.errors import WindlassError
-from windlass.evaluation.report import write_report
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage, shown
 from windlass.training.commits import CommitLog
@@ -46,6 +45,8 @@ def write_result(
         "environment": read_json(run.environment),
     }
     write_json(run.result, result)
+    from windlass.evaluation.report import write_report  # its charts take most of a second to import
+
     write_report(run.path)
     return result
 
