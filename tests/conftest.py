@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from windlass import storage
+
+settings.register_profile("windlass", deadline=None, max_examples=50)  # machines that run tests may be busy
+settings.load_profile("windlass")
 
 KEY, SECRET = "windlass", "windlass-secret"
 

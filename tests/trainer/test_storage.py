@@ -72,6 +72,23 @@ def test_of_many_writers_exactly_one_creates(storage: Storage) -> None:
     assert not storage.create("claim", storage.read("claim"))
 
 
+def test_creation_is_exclusive_on_file_systems_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", lambda *_: _raise(OSError(errno.EPERM, "no links here")))
+    storage = Storage(str(tmp_path))
+    assert storage.create("claim", b"first")
+    assert not storage.create("claim", b"second")
+    assert storage.read("claim") == b"first"
+    assert os.listdir(tmp_path) == ["claim"]
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WindlassError, match="file cannot be a folder: a file is in the way"):
+        Storage(f"{tmp_path}/file").write("x", b"")
+
+
 def test_a_big_file_is_uploaded_in_parts(storage: Storage, tmp_path: Path) -> None:
     data = os.urandom(1 << 20) * 40
     (tmp_path / "big").write_bytes(data)

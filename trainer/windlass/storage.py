@@ -35,12 +35,14 @@ _UPLOAD_CHUNK = 16 << 20  # bytes; 4 at a time, so an upload holds 64 MiB
 _LONGEST_WAIT = 5.0  # seconds between two tries: a storage that is back is noticed soon
 _CERTIFICATE_ERRORS = {"SSLError", "SSLCertVerificationError", "ClientConnectorCertificateError"}
 _CREDENTIAL_ERRORS = {"PermissionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
-_CREDENTIAL_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "XAdminUserNotFound"}
+_CREDENTIAL_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_CREDENTIAL_CODES |= {"XAdminUserNotFound"}  # versitygw's, with status 404
 _TRANSIENT_ERRORS = {
     *("ConnectionError", "TimeoutError", "HTTPClientError", "IncompleteRead", "IncompleteReadError"),
     *("ResponseParserError", "ClientConnectionError", "ClientPayloadError", "ServerDisconnectedError"),
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 _log = logging.getLogger(__name__)
 _jitter = random.Random()  # its own: waiting must not move the user's random numbers
@@ -211,7 +213,10 @@ class Storage:
     def _partial(self, name: str) -> Iterator[str]:
         """Yield a name beside the file for its unfinished state, gone afterwards."""
         folder, base = os.path.split(self._at(name))
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise WindlassError("ConfigInvalid", f"{folder} cannot be a folder: a file is in the way") from error
         partial = f"{folder}/.{base}.{uuid.uuid4().hex[:12]}{PARTIAL}"
         try:
             yield partial
@@ -267,6 +272,8 @@ def _refusal(error: BaseException, uri: str) -> WindlassError | None:
     if names & _CERTIFICATE_ERRORS and "certificate" in str(error).lower():
         hint = "set AWS_CA_BUNDLE (S3) or SSL_CERT_FILE to the authority's file"
         return WindlassError("AccessDenied", f"{shown(uri)}: its certificate is not trusted; {hint}: {_line(error)}")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return WindlassError("AccessDenied", f"{shown(uri)}: the file system is read-only; choose another place")
     if names & _CREDENTIAL_ERRORS or status in (401, 403) or code in _CREDENTIAL_CODES:
         return WindlassError("AccessDenied", f"{shown(uri)}: access denied; check keys and permissions: {_line(error)}")
     if code == "NoSuchBucket":
@@ -329,7 +336,13 @@ def _replace(partial: str, path: str) -> None:
 def _link(partial: str, path: str) -> bool:
     """Give the file its name unless that is taken; return whether it was free."""
     try:
-        os.link(partial, path)
+        try:
+            os.link(partial, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            os.replace(partial, path)
     except FileExistsError:
         return False
     _sync(os.path.dirname(path))

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass.data.order import WINDOW, Mixture, SampleOrder
@@ -14,7 +14,7 @@ orders = st.builds(
     seed=st.integers(0, 2**63 - 1),
     sequence_length=st.integers(1, 50),
     tokens=st.integers(60, 3000),
-    block_tokens=st.integers(1, 500),
+    block_tokens=st.integers(20, 500),
 )
 
 
@@ -102,7 +102,6 @@ def test_a_mixture_has_exact_shares_in_each_cycle(weights: list[float], cycles: 
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5), st.integers(0, 10**12))
-@settings(max_examples=30, deadline=None)
 def test_shares_are_even_all_along_whatever_the_weights(weights: list[float], first: int) -> None:
     corpora, places = Mixture.of(weights).at(np.arange(first, first + 1000))
     for corpus, weight in enumerate(weights):

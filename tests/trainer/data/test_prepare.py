@@ -139,6 +139,25 @@ def test_it_is_made_once_and_again_only_when_inputs_change(tmp_path: Path) -> No
     assert ensure_prepared(one(uri, 0.5), load_tokenizer(_other_tokenizer(tmp_path)), target)[1] is True
 
 
+def test_a_corpus_with_a_missing_or_shortened_file_is_made_again(tmp_path: Path) -> None:
+    uri = write(tmp_path / "raw", {f"{i}.txt": f"text {i}" for i in range(4)})
+    corpus = prepare(one(uri), BYTES, str(tmp_path / "corpus"))
+    shard = tmp_path / "corpus" / corpus.manifest.folder / "train-00000.bin"
+    for cut in (None, 5):
+        shard.unlink() if cut is None else os.truncate(shard, cut)
+        again, made = ensure_prepared(one(uri), BYTES, str(tmp_path / "corpus"))
+        assert made
+        assert texts(again, "train")
+
+
+def test_a_manifest_that_cannot_be_written_leaves_no_shards(tmp_path: Path) -> None:
+    uri = write(tmp_path / "raw", {f"{i}.txt": f"text {i}" for i in range(4)})
+    (tmp_path / "corpus" / "manifest.json").mkdir(parents=True)  # in its way
+    with pytest.raises(OSError, match="manifest"):
+        prepare(one(uri), BYTES, str(tmp_path / "corpus"))
+    assert not [path for path in (tmp_path / "corpus").rglob("*") if path.is_file()]
+
+
 def test_a_reader_keeps_its_corpus_when_it_is_prepared_again(tmp_path: Path) -> None:
     uri = write(tmp_path / "raw", {f"{i}.txt": f"old {i}" for i in range(4)})
     old = prepare(one(uri), BYTES, str(tmp_path / "corpus"))
@@ -179,6 +198,13 @@ def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path, tmp_path: Pat
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
     write(tmp_path / "raw", {"a.txt": "x" * 1000})
     assert prepare(one(uri), BYTES, str(small_disk / "corpus")).split("train").documents == 1
+
+
+def test_neither_torch_nor_ray_is_needed() -> None:
+    modules = ("prepare", "stream", "inspect", "tokenizers", "sources")
+    program = f"import sys, {', '.join(f'windlass.data.{name}' for name in modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "ray", "transformers"} & set(loaded)
 
 
 def test_big_vocabularies_get_wider_tokens(tmp_path: Path) -> None:

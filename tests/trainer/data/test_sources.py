@@ -68,6 +68,13 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
+def test_links_to_files_are_read_as_config_maps_mount_them(folder: Path) -> None:
+    (folder / "linked").mkdir()
+    (folder / "linked" / "a.txt").symlink_to(folder / "plays" / "a.txt")
+    assert read(f"{folder}/linked") == [("a.txt", "a")]
+    assert read(f"{folder}/linked/a.txt") == [("a.txt", "a")]
+
+
 def test_relative_paths_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert read("notes.md") == [("notes.md", "notes")]
@@ -85,7 +92,13 @@ def test_a_file_that_goes_after_it_was_listed_is_named(folder: Path) -> None:
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_json_lines_hold_a_document_each(remote: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    lines = [b'{"text": "one"}', b'{"text": "tw\\u00f6", "more": 1}', b"", b'{"text": "\xff"}', b'{"text": "\\ud800"}']
+    lines = [
+        b'\xef\xbb\xbf{"text": "one"}',
+        b'{"text": "tw\\u00f6", "more": 1}',
+        b"",
+        b'{"text": "\xff"}',
+        b'{"text": "\\ud800"}',
+    ]
     file = tmp_path / "data.jsonl"
     file.write_bytes(b"\n".join(lines))
     uri = str(file)

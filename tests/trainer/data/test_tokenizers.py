@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -88,7 +88,6 @@ def test_saved_files_are_the_same_tokenizer(ours: Tokenizer, saved: Path) -> Non
         assert again.encode(text).tolist() == ours.encode(text).tolist()
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=60))
 def test_saved_files_encode_any_text_the_same(ours: Tokenizer, saved: Path, text: str) -> None:
     again = _loaded(saved)
@@ -114,6 +113,13 @@ def test_any_tokenizer_json_is_loaded_by_file_or_folder(tmp_path: Path) -> None:
     assert by_folder.end_of_document not in tokens
     by_folder.save(tmp_path / "copy")
     assert load_tokenizer(str(tmp_path / "copy")).fingerprint == by_folder.fingerprint
+
+
+def test_a_tokenizer_file_that_makes_no_sense_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(WindlassError, match=r"tokenizer\.json cannot be read") as raised:
+        load_tokenizer(str(tmp_path))
+    assert raised.value.reason == "DataCorrupt"
 
 
 def test_a_tokenizer_without_an_end_says_where_to_name_it(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ class Blocks:
                 self._open.popitem(last=False)
         return data
 
+    def verify(self) -> Iterator[int]:
+        """Read every block from storage, past the cache; yields the bytes of each that matched its hash."""
+        for number in range(len(self)):
+            shard, block = self._place(number)
+            yield len(self._fetch(shard, block, self._storage))
+
     def prefetch(self, numbers: Iterable[int]) -> None:
         """Fetch remote blocks, each in a thread of its own; failures are left to the read that needs the block."""
         if self._storage.is_local:
@@ -151,7 +157,7 @@ class Blocks:
         start, stop = self._range(shard, block)
         where = f"block {block} (bytes {start} to {stop})"
         message = f"{self._shown(shard)}: {where} does not match its hash, read twice"
-        return WindlassError("DataCorrupt", f"{message}; restore the file or prepare the corpus again")
+        return WindlassError("DataCorrupt", f"{message}; restore the file, or delete the corpus and prepare it again")
 
 
 class DiskCache:

@@ -131,9 +131,8 @@ class Split:
 
     def verify(self) -> Iterator[int]:
         """Check every hash; yields the bytes of each block that matched, raises DataCorrupt at one that does not."""
-        for blocks in (self._blocks, self._ends):
-            for number in range(len(blocks)):
-                yield len(blocks[number])
+        yield from self._blocks.verify()
+        yield from self._ends.verify()
 
 
 class Corpus:
@@ -182,7 +181,7 @@ def read_manifest(storage: Storage) -> Manifest:
     """Return the manifest in this folder; DataNotFound where there is none, DataCorrupt where it makes no sense."""
     try:
         return Manifest.model_validate_json(storage.read(MANIFEST))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         message = f"there is no prepared corpus at {shown(storage.uri)}; make one with `windlass data prepare`"
         raise WindlassError("DataNotFound", message) from error
     except ValidationError as error:

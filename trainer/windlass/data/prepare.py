@@ -1,5 +1,6 @@
 """From raw documents to a corpus: split, tokenize, write shards, and the manifest last."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -61,12 +62,12 @@ def ensure_prepared(
     Inputs are the files (names, sizes, modification times or ETags), the settings and the tokenizer.
     """
     files = [list_files(source) for source in spec.sources]
-    try:
-        if read_manifest(Storage(uri)).preparation.fingerprint == _fingerprint(spec, files, tokenizer):
+    storage = Storage(uri)
+    manifest = _existing(storage)
+    if manifest and manifest.preparation.fingerprint == _fingerprint(spec, files, tokenizer):
+        if _complete(storage, manifest):
             return Corpus.open(uri), False
-    except WindlassError as error:
-        if error.reason not in ("DataNotFound", "DataCorrupt"):
-            raise
+        progress(f"files of the corpus {shown(uri)} are missing or cut short; preparing it again")
     return _prepare(spec, files, tokenizer, uri, progress), True
 
 
@@ -76,11 +77,11 @@ def _prepare(spec: Prepare, files: Files, tokenizer: Tokenizer, uri: str, progre
     folder = f"data-{fingerprint[:16]}"
     try:
         manifest = _write_data(spec, files, tokenizer, storage, fingerprint, folder, progress)
+        storage.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
     except BaseException:
-        if not _in_use(storage, folder):
-            storage.delete(folder)
+        with contextlib.suppress(WindlassError, OSError):  # what went wrong first is what counts
+            _discard(Storage(uri, patience=0), folder)
         raise
-    storage.write(MANIFEST, manifest.model_dump_json(indent=1).encode())
     return Corpus.open(uri)
 
 
@@ -131,11 +132,27 @@ def _write_data(
     )
 
 
-def _in_use(storage: Storage, folder: str) -> bool:
+def _existing(storage: Storage) -> Manifest | None:
     try:
-        return read_manifest(storage).folder == folder
-    except WindlassError:
-        return False
+        return read_manifest(storage)
+    except WindlassError as error:
+        if error.reason not in ("DataNotFound", "DataCorrupt"):
+            raise
+        return None
+
+
+def _complete(storage: Storage, manifest: Manifest) -> bool:
+    """Return whether all files of the corpus are there in full; their contents are verified when they are read."""
+    splits = manifest.splits.values()
+    wanted = {(file.name, file.size) for split in splits for file in [*split.shards, *split.document_ends]}
+    return wanted <= set(storage.child(manifest.folder).list().items())
+
+
+def _discard(storage: Storage, folder: str) -> None:
+    """Delete what a failed preparation wrote, unless it went over a corpus that was whole."""
+    manifest = _existing(storage)
+    if not manifest or manifest.folder != folder:
+        storage.delete(folder)
 
 
 def _fingerprint(spec: Prepare, files: Files, tokenizer: Tokenizer) -> str:

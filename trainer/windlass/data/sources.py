@@ -91,19 +91,21 @@ def _text(source: Source, file: SourceFile) -> Iterator[Document]:
 
 
 def _json_lines(source: Source, file: SourceFile) -> Iterator[Document]:
-    for number, line in enumerate(_open(file), 1):
-        name = f"{file.uri}:{number}"
-        if not line.strip():
-            continue
-        try:
-            yield Document(name, _field(json.loads(line.decode()), source.text_field, name))
-        except UnicodeDecodeError:
-            yield Document(name, None)
-        except json.JSONDecodeError as error:
-            raise WindlassError("DataCorrupt", f"{name} is no JSON: {error}") from error
+    with _open(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                name = f"{file.uri}:{number}"
+                yield Document(name, _field(line, source.text_field, name))
 
 
-def _field(record: Any, field: str, name: str) -> str | None:
+def _field(line: bytes, field: str, name: str) -> str | None:
+    """Return the record's text, or None where it is no UTF-8."""
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None
+    except ValueError as error:
+        raise WindlassError("DataCorrupt", f"{name} is no JSON: {error}") from error
     value = record.get(field) if isinstance(record, dict) else None
     if not isinstance(value, str):
         has = f"it has {', '.join(sorted(record))}" if isinstance(record, dict) else f"it is a {type(record).__name__}"
@@ -124,17 +126,16 @@ def _parquet(source: Source, file: SourceFile) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
+    field, number = source.text_field, 0
     try:
-        table = pyarrow.parquet.ParquetFile(_open(file))
-        if source.text_field not in table.schema_arrow.names:
-            has = ", ".join(table.schema_arrow.names)
-            message = f"{file.uri} has no column {source.text_field}; it has {has}; set textField"
-            raise WindlassError("DataCorrupt", message)
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=[source.text_field]):
-            for value in batch.column(0).cast(pyarrow.string()).to_pylist():
-                number += 1
-                yield Document(f"{file.uri}:{number}", value or "")
+        with _open(file) as opened, pyarrow.parquet.ParquetFile(opened) as table:
+            if field not in table.schema_arrow.names:
+                has = ", ".join(table.schema_arrow.names)
+                raise WindlassError("DataCorrupt", f"{file.uri} has no column {field}; it has {has}; set textField")
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                for value in batch.column(0).cast(pyarrow.string()).to_pylist():
+                    number += 1
+                    yield Document(f"{file.uri}:{number}", value or "")
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise WindlassError("DataCorrupt", f"{file.uri} cannot be read as Parquet: {error}") from error
 
@@ -207,25 +208,39 @@ def _files(uri: str) -> list[SourceFile]:
     """Return the files of a path, folder or pattern on a file system or object store."""
     fixed, pattern = _split_pattern(uri)
     storage = Storage(fixed)
-    found = storage.call(
-        lambda: storage.fs.glob(f"{storage.path}/{pattern}", detail=True) if pattern else _find(storage)
-    )
+    found = storage.call(lambda: _matching(storage, pattern))
     root = storage.path
     if list(found) == [root]:  # the URI is a file
         folder, _, name = fixed.rstrip("/").rpartition("/")
-        return [SourceFile(Storage(folder or "."), name, found[root]["size"], _version(found[root]))]
+        return [_source_file(Storage(folder or _root(fixed)), name, found[root])]
+    names = {path[len(root) + 1 :]: info for path, info in found.items()}
     files = [
-        SourceFile(storage, path[len(root) + 1 :], info["size"], _version(info))
-        for path, info in sorted(found.items())
-        if info["type"] == "file" and not _hidden(path[len(root) + 1 :])
+        _source_file(storage, name, info)
+        for name, info in sorted(names.items())
+        if _is_file(storage, name, info) and not _hidden(name)
     ]
     if not files:
         raise WindlassError("DataNotFound", f"{shown(uri)}: {_absent(storage, pattern)}")
     return files
 
 
-def _find(storage: Storage) -> dict[str, Any]:
-    return cast("dict[str, Any]", storage.fs.find(storage.path, detail=True))
+def _matching(storage: Storage, pattern: str) -> dict[str, Any]:
+    fs = storage.fs
+    found = fs.glob(f"{storage.path}/{pattern}", detail=True) if pattern else fs.find(storage.path, detail=True)
+    return cast("dict[str, Any]", found)
+
+
+def _is_file(storage: Storage, name: str, info: dict[str, Any]) -> bool:
+    """Return whether it is a file or a link to one."""
+    return os.path.isfile(os.path.join(storage.path, name)) if storage.is_local else info["type"] == "file"
+
+
+def _source_file(storage: Storage, name: str, info: dict[str, Any]) -> SourceFile:
+    return _local(storage, name) if storage.is_local else SourceFile(storage, name, info["size"], _version(info))
+
+
+def _root(path: str) -> str:
+    return "/" if path.startswith("/") else "."
 
 
 def _split_pattern(uri: str) -> tuple[str, str]:
@@ -233,7 +248,7 @@ def _split_pattern(uri: str) -> tuple[str, str]:
     parts = uri.split("/")
     wild = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
     fixed = "/".join(parts[:wild])
-    return (fixed or ("/" if uri.startswith("/") else ".")), "/".join(parts[wild:])
+    return fixed or _root(uri), "/".join(parts[wild:])
 
 
 def _hidden(name: str) -> bool:
@@ -241,8 +256,9 @@ def _hidden(name: str) -> bool:
 
 
 def _version(info: dict[str, Any]) -> str:
-    version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified")
-    return str(version or info.get("last_modified") or info.get("md5Hash") or "")
+    """Return what changes when the file does, by the name that its file system gives it."""
+    names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "last_modified", "md5Hash")
+    return str(next((info[name] for name in names if info.get(name)), ""))
 
 
 def _absent(storage: Storage, pattern: str) -> str:

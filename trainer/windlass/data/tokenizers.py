@@ -214,7 +214,10 @@ def _from_files(name: str, files: dict[str, bytes]) -> Tokenizer:
     ours = saved.get("content") == content  # our own files, unchanged since
     if ours and saved["name"] == "bytes":
         return BytesTokenizer()
-    tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    try:
+        tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    except Exception as error:  # tokenizers has no class of its own for it
+        raise WindlassError("DataCorrupt", f"tokenizer {name}: tokenizer.json cannot be read: {error}") from error
     tokenizer.encode_special_tokens = True  # their names in a text are text
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return HuggingFaceTokenizer(
