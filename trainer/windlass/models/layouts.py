@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from windlass.errors import WindlassError
@@ -172,7 +173,7 @@ def read_config(values: dict[str, Any]) -> ModelConfig:
     """The configuration that a config.json describes; what it leaves out has transformers' defaults.
 
     Raises:
-        WindlassError: ConfigInvalid, for what the decoder does not do; DataCorrupt, when a size is missing.
+        WindlassError: ConfigInvalid, for what the decoder does not do; DataCorrupt, for a size missing or of no sense.
     """
     kind = values.get("model_type")
     readers: dict[Any, Callable[[dict[str, Any]], ModelConfig]] = {"gpt2": _read_gpt2} | dict.fromkeys(
@@ -184,6 +185,9 @@ def read_config(values: dict[str, Any]) -> ModelConfig:
         return readers[kind](values)
     except KeyError as missing:
         raise WindlassError("DataCorrupt", f"config.json: {missing} is missing") from missing
+    except ValidationError as error:
+        wrong = "; ".join(f"{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())
+        raise WindlassError("DataCorrupt", f"config.json: {wrong}") from error
 
 
 def _read_gpt2(values: dict[str, Any]) -> ModelConfig:
