@@ -234,7 +234,7 @@ def test_architectures_that_the_decoder_is_not_are_refused(folder: Path, changes
 def test_a_size_that_config_json_lacks_or_garbles_is_named(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": "many"}))
-    fails(folder, "DataCorrupt", "vocabSize: Input should be a valid integer")
+    fails(folder, "DataCorrupt", "vocab_size: Input should be a valid integer")
     del config["hidden_size"]
     (folder / "config.json").write_text(json.dumps(config))
     fails(folder, "DataCorrupt", "'hidden_size' is missing")
