@@ -64,6 +64,8 @@ def test_any_range_of_tokens_is_what_was_written(
     random = np.random.default_rng(1)
     for start, stop in np.sort(random.integers(0, split.tokens + 1, (30, 2))).tolist():
         assert split.read(start, stop).tolist() == expected[start:stop]
+    starts = random.integers(0, split.tokens - 300, 40)
+    assert split.windows(starts, 300).tolist() == [expected[start : start + 300] for start in starts.tolist()]
     with pytest.raises(IndexError):
         split.read(0, split.tokens + 1)
     with pytest.raises(ValueError, match="read-only"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from windlass.data.corpus import Corpus
+from windlass.data.corpus import Corpus, Split
 from windlass.data.stream import IGNORED, Batch, TrainingStream, validation_batches
 from windlass.data.tokenizers import BytesTokenizer
 from windlass.errors import WindlassError
@@ -176,6 +176,18 @@ def test_the_next_window_is_fetched_before_it_is_needed(make_corpus: MakeCorpus,
                 return
             time.sleep(0.01)
     pytest.fail(f"not fetched: {wanted}")
+
+
+def test_a_block_is_asked_for_once_a_window_and_not_every_step(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Split, "prefetch", lambda self, blocks: asked.extend(blocks))
+    stream = _stream(corpus, batch=1)
+    order = stream._sources[0].order
+    list(islice(stream, order.samples))
+    stream.close()
+    blocks = -(-order.tokens // order.block_tokens)
+    assert set(range(blocks)) <= set(asked)
+    assert len(asked) <= 3 * blocks + 16  # itself, as a neighbour, and at the turn of the epoch
 
 
 def windows(corpus: Any, world: int, **options: Any) -> list[bytes]:

@@ -121,6 +121,20 @@ class Split:
             raise IndexError(f"tokens {start} to {stop} of {self.tokens}")
         return _read(self._blocks, self.block_tokens, self.dtype, start, stop)
 
+    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Return tokens [start, start + length) of each start, [n, length]: `read` for many at once."""
+        found = np.empty((len(starts), length), np.int64)
+        blocks: dict[int, NDArray[Any]] = {}
+        for row, start in enumerate(starts.tolist()):
+            number, offset = divmod(start, self.block_tokens)
+            if offset + length > self.block_tokens:
+                found[row] = self.read(start, start + length)
+                continue
+            if number not in blocks:
+                blocks[number] = self._blocks[number].view(self.dtype)
+            found[row] = blocks[number][offset : offset + length]
+        return found
+
     def document_ends(self) -> NDArray[np.uint64]:
         """Return where each document ends (after its end_of_document), in tokens, [documents]."""
         return _read(self._ends, self._ends_per_block, np.dtype("<u8"), 0, self.documents)

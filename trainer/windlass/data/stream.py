@@ -129,23 +129,27 @@ class TrainingStream:
         for number, source in enumerate(self._sources):
             mine = corpora == number
             samples[mine] = source.begin(places[mine])
-        chosen = list(zip(corpora.tolist(), samples.tolist(), strict=True))
         size = self._micro_batch_size
-        batches = [self._batch(chosen[at : at + size]) for at in range(0, self._share, size)]
+        batches = [self._batch(corpora[at : at + size], samples[at : at + size]) for at in range(0, self._share, size)]
         for source in self._sources:
             source.read_ahead()
         return batches
 
-    def _batch(self, chosen: list[tuple[int, int]]) -> Batch:
-        rows = [(self._sources[corpus], sample * self._length) for corpus, sample in chosen]
-        tokens = np.stack([source.split.read(start, start + self._length + 1) for source, start in rows])
-        if not self._document_mask:
-            return _shifted(tokens)
-        ids = np.stack([source.documents(start, self._length + 1) for source, start in rows])
+    def _batch(self, corpora: NDArray[np.int64], samples: NDArray[np.int64]) -> Batch:
+        tokens = np.empty((len(samples), self._length + 1), np.int64)
+        documents = np.empty_like(tokens) if self._document_mask else None
+        for number in np.unique(corpora).tolist():
+            rows = corpora == number
+            starts = samples[rows] * self._length
+            tokens[rows] = self._sources[number].split.windows(starts, self._length + 1)
+            if documents is not None:
+                documents[rows] = self._sources[number].documents(starts, self._length + 1)
         batch = _shifted(tokens)
+        if documents is None:
+            return batch
         # The first token of a document cannot be told from the one before it, which may not be looked at.
-        batch.labels[ids[:, 1:] != ids[:, :-1]] = IGNORED
-        return Batch(batch.inputs, batch.labels, ids[:, :-1] - ids[:, :1])
+        batch.labels[documents[:, 1:] != documents[:, :-1]] = IGNORED
+        return Batch(batch.inputs, batch.labels, documents[:, :-1] - documents[:, :1])
 
 
 class _Source:
@@ -156,30 +160,32 @@ class _Source:
         self.order = order
         self._ends: NDArray[np.uint64] | None = None
         self._position = 0
+        self._near: set[int] = set()
         self._fetched: set[int] = set()
 
     def begin(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the samples at these positions, whose blocks are on their way from here on."""
         if len(positions):
             self._position = int(positions[-1])
-            self._fetch(ahead=0)
+            self._near = self._fetch(ahead=0)
         return self.order.at(positions)
 
     def read_ahead(self) -> None:
         """Fetch the window after this one; only once this one is read, so that the first batch is not held up."""
-        self._fetch(ahead=1)
+        self._fetched &= self._near | self._fetch(ahead=1)
 
-    def _fetch(self, ahead: int) -> None:
+    def _fetch(self, ahead: int) -> set[int]:
         # Each block with its neighbour, which its last sample reaches into.
-        wanted = {int(block) + next_ for block in self.order.window(self._position, ahead) for next_ in (0, 1)}
+        wanted = {block + after for block in self.order.window(self._position, ahead).tolist() for after in (0, 1)}
         self.split.prefetch(sorted(wanted - self._fetched))
-        self._fetched = wanted if ahead == 0 else self._fetched | wanted
+        self._fetched |= wanted
+        return wanted
 
-    def documents(self, start: int, length: int) -> NDArray[np.int64]:
-        """Return the number of the document of each of `length` tokens from `start`, [length]."""
+    def documents(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Return the number of the document of each of `length` tokens from each start, [n, length]."""
         if self._ends is None:
             self._ends = self.split.document_ends()
-        return np.searchsorted(self._ends, np.arange(start, start + length, dtype=np.uint64), side="right")
+        return np.searchsorted(self._ends, (starts[:, None] + np.arange(length)).astype(np.uint64), side="right")
 
 
 def validation_batches(
