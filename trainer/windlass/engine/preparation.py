@@ -39,7 +39,8 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
         train_tokens=train_tokens,
         compute_capability=machine.compute_capability,
     )
-    steps = total_steps(job.spec.training, plan.sequence_length, train_tokens // plan.sequence_length)
+    samples = sum((corpus.split("train").tokens - 1) // plan.sequence_length for corpus, _ in train)
+    steps = total_steps(job.spec.training, plan.sequence_length, samples)
     write_json(run.plan, asdict(plan) | {"steps": steps})
     write_json(run.environment, environment(machine))
     for line in plan.lines():
