@@ -1,9 +1,9 @@
 """Runs on this machine: start one, watch it, stop it. Loads neither torch nor ray; the driver process does."""
 
+import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -182,15 +182,15 @@ class RunHandle:
         if process is None or process.poll() is not None:
             return
         try:
-            tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            descendants = psutil.Process(process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return
-        for member in tree:
-            try:
-                member.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(tree, timeout=10)
+        process.kill()
+        for descendant in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                descendant.kill()
+        psutil.wait_procs(descendants, timeout=10)  # not the driver, which is this process's own to wait for
+        self._ended.wait(10)
 
     def generate(self, prompt: str, **sampling: Any) -> str:
         """Continue a prompt with the newest checkpoint's weights; see `windlass.engine.runs.generate_text`."""

@@ -7,10 +7,10 @@ count, so a process can be killed at any moment.
 """
 
 import io
-import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,7 +34,9 @@ from windlass.storage import Storage, shown
 from windlass.training.commits import Attempt, Commit, CommitLog, FileRecord, checkpoint_folder
 from windlass.training.ranks import Ranks
 
-logger = logging.getLogger(__name__)
+# A single process is what we mean there, and is not worth a warning.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+
 METRICS = "metrics.jsonl"
 
 
