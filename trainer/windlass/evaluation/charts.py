@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def step_parts(history: History) -> dict[str, Numbers]:
 @contextmanager
 def _chart(width: float, height: float) -> Iterator[Axes]:
     """Axes of a new chart; inches, of which the page makes its own."""
-    with mpl.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         left, right, bottom, top = 0.62, 0.12, 0.3, 0.1
         place = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
         axes = Figure(figsize=(width, height)).add_axes(place)
