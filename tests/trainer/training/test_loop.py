@@ -101,14 +101,21 @@ def test_one_bad_step_is_left_out_and_training_goes_on(
     """The bad step is made up: a real one is an accident of hardware."""
     clip, calls = loop.clip_gradients, iter(range(1, 1000))
 
-    def bad_at_call_eight(*arguments: Any) -> float:
-        return clip(*arguments) if next(calls) != 8 else math.nan
+    def bad_at_call_eight(model: torch.nn.Module, *arguments: Any) -> float:
+        if next(calls) == 8:
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, math.nan)
+        return clip(model, *arguments)
 
     monkeypatch.setattr(loop, "clip_gradients", bad_at_call_eight)
     lines = train("run", f"lifecycle.onNonFiniteLoss={policy}")
     steps = [line["step"] for line in lines if line["kind"] == "train"]
     assert steps == [step for step in range(1, 21) if step != 8]
     assert losses(lines)[-1] < 4.5
+
+
+def test_the_largest_seed_trains(train: Train) -> None:
+    assert losses(train("run", f"training.seed={2**63 - 1}", "training.maxSteps=2", "training.schedule.warmupSteps=0"))
 
 
 HANG = """

@@ -107,6 +107,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
     training, ranks = run.spec.training, run.ranks
     scale = LossScale.for_precision(run.precision)
     start = tokens = 0
+    run.optimizer.zero_grad(set_to_none=True)  # a step that went wrong leaves its gradients
     commit = checkpointer.restore(lambda message: run.notify("warning", message))
     if commit is None:
         run.initialise()
@@ -217,7 +218,7 @@ def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: 
 
 def seed_dropout(seed: int, step: int, ranks: Ranks) -> None:
     """Random numbers of this step and rank depend on nothing that was drawn before, so a resume has none to restore."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 + ranks.rank)
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + ranks.rank) % 2**64)
 
 
 def _leave_out(run: TrainingRun, step: int, left_out: set[int]) -> None:
