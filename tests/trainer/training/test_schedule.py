@@ -1,5 +1,7 @@
 """The learning rate of every step."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,4 +51,4 @@ def test_no_step_is_above_the_peak_or_below_zero_and_none_rises_after_warmup(
     found = rates(total, name=name, warmupSteps=warmup, finalRatio=final)
     assert all(0 <= rate <= 1 + 1e-12 for rate in found)
     after = found[warmup:]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
