@@ -14,20 +14,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from windlass.engine.failures import as_windlass_error
 from windlass.engine.lock import claim_storage
-from windlass.engine.machine import this_machine
-from windlass.engine.preparation import prepare_run
+from windlass.engine.machine import this_machine, threads_of_rank
 from windlass.engine.ray_local import RayLocal
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
-from windlass.engine.runs import export_run
-from windlass.engine.train_function import RankSettings, train_alone
 from windlass.errors import DONE, INTERRUPTED, WindlassError
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob, Restarts
 from windlass.spec.loading import load_job
+
+if TYPE_CHECKING:
+    from windlass.engine.train_function import RankSettings
+
+# What imports torch is imported in functions: its seconds pass while Ray's processes start.
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ def main(folder: Path) -> int:
     steps, total = _progress(run)
     status = "Succeeded" if steps == total else "Stopped"
     if status == "Succeeded" and job.spec.checkpoints.export == "HuggingFace":
+        from windlass.engine.runs import export_run
+
         shutil.rmtree(run.export, ignore_errors=True)
         export_run(run.path, run.export)
     write_result(run, job, status, time.monotonic() - start)
@@ -71,12 +76,15 @@ def _run(job: LLMTrainingJob, run: RunFolder) -> None:
         if run.stop.exists():
             raise Stopped
 
-    machine = this_machine()
-    world_size = machine.check_ranks(ranks(job.spec))
+    world_size = ranks(job.spec)
     claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path))
-    ray = RayLocal(world_size, machine.threads(world_size)) if world_size > 1 else None
+    ray = RayLocal(world_size, threads_of_rank(world_size)) if world_size > 1 else None
     try:
         run.enter("Preparing")
+        from windlass.engine.preparation import prepare_run
+
+        machine = this_machine()
+        machine.check_ranks(world_size)
         settings = prepare_run(job, run, machine, world_size, progress)
         run.enter("Starting", f"Starting {world_size} rank{'s' * (world_size > 1)}")
         progress(f"Logs: {run.path / 'logs'}")
@@ -87,8 +95,10 @@ def _run(job: LLMTrainingJob, run: RunFolder) -> None:
         claim.release()
 
 
-def _train(settings: RankSettings, run: RunFolder, ray: RayLocal | None) -> None:
+def _train(settings: "RankSettings", run: RunFolder, ray: RayLocal | None) -> None:
     """Train, starting the ranks again from the last checkpoint when one dies, within the job's budget."""
+    from windlass.engine.train_function import train_alone
+
     budget = settings.job.spec.lifecycle.restarts
     restarts = fruitless = 0
     while True:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-import torch
 
 from windlass.errors import WindlassError
 from windlass.planning.choices import Device
@@ -23,7 +22,6 @@ class Machine:
     device_name: str
     memory: int
     """Bytes of one GPU, or of the whole machine on a CPU."""
-    cores: int
     compute_capability: tuple[int, int] | None = None
 
     def check_ranks(self, ranks: int) -> int:
@@ -41,23 +39,30 @@ class Machine:
     def memory_of_rank(self, ranks: int) -> int:
         return self.memory if self.device == "cuda" else self.memory // ranks
 
-    def threads(self, ranks: int) -> int:
-        """Threads of each rank's operators: OMP_NUM_THREADS where it is set, else its share of the cores."""
-        return int(os.environ.get("OMP_NUM_THREADS") or max(1, self.cores // ranks))
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of_rank(ranks: int) -> int:
+    """Threads of each rank's operators: OMP_NUM_THREADS where it is set, else its share of the cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // ranks))
 
 
 def this_machine() -> Machine:
     """CUDA if there is a GPU, then MPS, then the CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    import torch  # here, because the driver starts Ray first
+
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         return Machine(
-            "cuda", torch.cuda.device_count(), gpu.name, gpu.total_memory, cores, torch.cuda.get_device_capability(0)
+            "cuda", torch.cuda.device_count(), gpu.name, gpu.total_memory, torch.cuda.get_device_capability(0)
         )
     memory = psutil.virtual_memory().total
     if torch.backends.mps.is_available():
-        return Machine("mps", 1, "Apple GPU", memory, cores)
-    return Machine("cpu", 1, platform.processor() or platform.machine(), memory, cores)
+        return Machine("mps", 1, "Apple GPU", memory)
+    return Machine("cpu", 1, platform.processor() or platform.machine(), memory)
 
 
 def environment(machine: Machine) -> dict[str, Any]:
@@ -69,7 +74,7 @@ def environment(machine: Machine) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": machine.device_name,
         "devices": machine.devices,
-        "cores": machine.cores,
+        "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "packages": {name: versions[name] for name in packages if name in versions},
     }

@@ -10,7 +10,7 @@ from windlass.data.corpus import Corpus
 from windlass.data.prepare import ensure_prepared
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
-from windlass.engine.machine import Machine, environment
+from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.train_function import RankSettings
 from windlass.evaluation.bigram import Bigram
@@ -55,7 +55,7 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
         tokenizer=tokenizer_name(job.spec),
         train=[(corpus.uri, weight) for corpus, weight in train],
         validation=[(corpus.uri, weight) for corpus, weight in validation],
-        threads=machine.threads(ranks),
+        threads=threads_of_rank(ranks),
     )
 
 

@@ -50,11 +50,13 @@ class RayLocal:
         self._threads = threads
         self._fits = 0
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", ignore_cleanup_errors=True)  # sockets: short paths
+        os.environ.update(_ENVIRONMENT | _WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        import ray  # noqa: F401 - here, so that no other thread imports while this one does
+
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._started = self._thread.submit(self._start)
 
     def _start(self) -> None:
-        os.environ.update(_ENVIRONMENT | _WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray
 
         ray.init(
