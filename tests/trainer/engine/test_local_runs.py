@@ -176,8 +176,9 @@ def test_the_run_stops_with_a_checkpoint_when_the_process_that_started_it_is_kil
     assert result["checkpoint"]["step"] == result["steps"] > 0
 
 
+@pytest.mark.parametrize("file", ["*.distcp", "metrics.jsonl"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    ranks: Callable[..., Any], curve: Callable[[Path], Any]
+    ranks: Callable[..., Any], curve: Callable[[Path], Any], file: str
 ) -> None:
     undisturbed = ranks("undisturbed", 1)
     undisturbed.start()
@@ -185,7 +186,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     damaged.start()
     damaged.stop(at_step=30)
     newest, before = sorted((damaged.folder / "checkpoints").glob("step-*"), reverse=True)[:2]
-    [shard] = newest.glob("*.distcp")
+    [shard] = newest.glob(file)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)

@@ -103,6 +103,15 @@ def test_clean_up_keeps_the_newest_and_what_is_being_written(log: CommitLog) -> 
     }
 
 
+def test_an_older_attempt_leaves_alone_what_a_newer_one_writes(log: CommitLog) -> None:
+    log.begin_attempt(0, {})
+    write(log, 5, 1)
+    log.begin_attempt(5, {})
+    log.storage.write("step-00000010-attempt-000002/data", b"half")
+    log.clean_up(keep=1, attempt=1)
+    assert log.storage.exists("step-00000010-attempt-000002/data")
+
+
 @given(
     resumed=st.lists(st.integers(0, 30), min_size=1, max_size=6),
     commits=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 6)), max_size=20),

@@ -51,6 +51,15 @@ class Saved:
     """Of those, the ones in which training waited."""
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint that model and optimizer were loaded from."""
+
+    commit: Commit
+    metrics: bytes
+    """On rank 0, metrics.jsonl as it was at the commit."""
+
+
 class Checkpointer:
     """Saves and restores one model and its optimizer. All ranks call every method, in the same order."""
 
@@ -66,39 +75,54 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Saved] | None = None
 
-    def restore(self, warn: Callable[[str], None]) -> Commit | None:
+    def restore(self, check: Callable[[Commit], None], warn: Callable[[str], None]) -> Restored | None:
         """Load the newest checkpoint that is whole, or return None where there is none.
 
-        One with a damaged file is passed over, which `warn` is told in a sentence for people. After None the model
-        and optimizer may hold parts of a damaged checkpoint, so the caller initialises them afterwards.
+        `check` raises where a checkpoint is another run's; it is asked before anything is loaded. One with a damaged
+        file is passed over, which `warn` is told in a sentence for people. After None the model and optimizer may hold
+        parts of a damaged checkpoint, so the caller initialises them afterwards.
         """
         commits = self._ranks.from_first(self._log.valid_commits() if self._ranks.first else None)
         for commit in commits:
-            problem = self._load(commit)
-            if problem is None:
-                return cast(Commit, commit)
-            warn(f"Checkpoint of step {commit.step} is damaged, taking the one before: {problem}")
+            check(commit)
+            try:
+                self._load(commit)
+                return Restored(commit, self._read_metrics(commit))
+            except WindlassError as error:
+                if error.reason != "CheckpointCorrupt":
+                    raise
+                warn(f"Checkpoint of step {commit.step} is damaged, taking the one before: {error}")
         return None
 
-    def _load(self, commit: Commit) -> str | None:
-        """Load one checkpoint on all ranks; returns what is wrong with it, or None."""
+    def _load(self, commit: Commit) -> None:
+        """Load one checkpoint on all ranks. Raises CheckpointCorrupt, on all of them."""
         model_state, optimizer_state = get_state_dict(self._model, self._optimizer)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
         files = CheckpointFiles(self._log.storage.child(commit.folder), expected=commit.files)
         try:
             load(state, storage_reader=_reader(files), process_group=self._ranks.saving, no_dist=self._alone)
         except CheckpointException as error:
-            for cause in error.failures.values():
-                if isinstance(cause[0], WindlassError) and cause[0].reason != "CheckpointCorrupt":
-                    raise cause[0] from error
-            return "; ".join(sorted({str(cause[0]) for cause in error.failures.values()}))
+            raise _cause(error) from error
         set_state_dict(
             self._model,
             self._optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
         )
-        return None
+
+    def _read_metrics(self, commit: Commit) -> bytes:
+        """metrics.jsonl as it was at the commit, on rank 0. Raises CheckpointCorrupt, on all ranks."""
+        content, problem = b"", None
+        if self._ranks.first:
+            files = CheckpointFiles(self._log.storage.child(commit.folder), expected=commit.files)
+            try:
+                with files.create_stream(METRICS, "rb") as stream:
+                    content = stream.read()
+            except WindlassError as error:
+                problem = error
+        if problem := self._ranks.from_first(problem):
+            raise problem
+        return content
 
     def begin_attempt(self, resumed_from: int, writer: dict[str, Any]) -> Attempt:
         """Claim the right to commit from now on; fences every older attempt."""
@@ -168,21 +192,16 @@ class Checkpointer:
 
 
 def _result(pending: "Future[Saved]") -> Saved:
-    """The save's result; a failure of any rank as the error a person reads."""
     try:
         return pending.result()
     except CheckpointException as error:
-        for cause in error.failures.values():
-            if isinstance(cause[0], WindlassError):
-                raise cause[0] from error
-        raise
+        raise _cause(error) from error
 
 
-def read_metrics(log: CommitLog, commit: Commit) -> bytes:
-    """metrics.jsonl as it was at the commit. Raises CheckpointCorrupt."""
-    files = CheckpointFiles(log.storage.child(commit.folder), expected=commit.files)
-    with files.create_stream(METRICS, "rb") as stream:
-        return cast(bytes, stream.read())
+def _cause(error: CheckpointException) -> BaseException:
+    """What failed on a rank, first of all what is for a person to read; a CheckpointException is no Exception."""
+    causes = [cause for cause, _ in error.failures.values()]
+    return next((cause for cause in causes if isinstance(cause, WindlassError)), causes[0])
 
 
 def load_model_state(log: CommitLog, commit: Commit, model: nn.Module) -> None:
@@ -192,8 +211,7 @@ def load_model_state(log: CommitLog, commit: Commit, model: nn.Module) -> None:
     try:
         load(state, storage_reader=_reader(files), no_dist=True)
     except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        raise WindlassError("CheckpointCorrupt", str(cause)) from error
+        raise _cause(error) from error
     model.load_state_dict(state["model"])
 
 

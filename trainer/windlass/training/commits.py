@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from windlass.errors import WindlassError
-from windlass.storage import Storage
+from windlass.storage import Storage, shown
 
 COMMIT = "commit.json"
 _FOLDER = re.compile(r"^step-(\d{8,})-attempt-(\d{6,})/")
@@ -55,7 +55,7 @@ class Commit:
     files: dict[str, FileRecord]
     """By name within the checkpoint's folder."""
     state: dict[str, Any]
-    """What the loop needs besides tensors; see `windlass.training.state`."""
+    """What the loop needs besides tensors; see `windlass.training.loop`."""
     time: str = ""
     """When it was committed, ISO 8601, UTC."""
 
@@ -116,7 +116,7 @@ class CommitLog:
         if not self.storage.create(f"attempts/{number:06d}.json", record):
             raise WindlassError(
                 "StorageInUse",
-                f"Another run began attempt {number} in {self.storage.uri} at the same moment. "
+                f"Another run began attempt {number} in {shown(self.storage.uri)} at the same moment. "
                 "Stop it, or give this run its own checkpoints.uri.",
             )
         return attempt
@@ -127,7 +127,8 @@ class CommitLog:
         if newest > commit.attempt:
             raise WindlassError(
                 "StorageInUse",
-                f"Attempt {newest} has taken over {self.storage.uri}; attempt {commit.attempt} may not commit any more",
+                f"Attempt {newest} has taken over {shown(self.storage.uri)}; "
+                f"attempt {commit.attempt} may not commit any more",
             )
         commit = Commit(commit.step, commit.attempt, commit.files, commit.state, datetime.now(UTC).isoformat())
         self.storage.write(f"{commit.folder}/{COMMIT}", json.dumps(asdict(commit)).encode())
@@ -140,7 +141,8 @@ class CommitLog:
         }
         newest_step = max((int(folder.split("-")[1]) for folder in kept), default=0)
         for folder, writer in folders.items():
-            being_written = writer == attempt and int(folder.split("-")[1]) > newest_step
+            # A newer attempt may have begun since this one committed.
+            being_written = writer > attempt or (writer == attempt and int(folder.split("-")[1]) > newest_step)
             if folder not in kept and not being_written:
                 self.storage.delete(f"{folder}/{COMMIT}")  # first, so that a half-deleted checkpoint never counts
                 self.storage.delete(folder)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from windlass.errors import WindlassError
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Checkpoints, JobSpec
 from windlass.tasks.pretrain import token_loss
-from windlass.training.checkpoint import Checkpointer, Saved, read_metrics
+from windlass.training.checkpoint import Checkpointer, Saved
 from windlass.training.commits import Commit, CommitLog
 from windlass.training.hang import HangWatch
 from windlass.training.loss_scale import LossScale
@@ -108,18 +109,18 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
     scale = LossScale.for_precision(run.precision)
     start = tokens = 0
     run.optimizer.zero_grad(set_to_none=True)  # a step that went wrong leaves its gradients
-    commit = checkpointer.restore(lambda message: run.notify("warning", message))
-    if commit is None:
+    restored = checkpointer.restore(partial(_check_inputs, run), partial(run.notify, "warning"))
+    if restored is None:
         run.initialise()
         run.optimizer.state.clear()
     else:
-        _check_inputs(run, commit)
+        commit = restored.commit
         start, tokens = commit.step, commit.state["tokens"]
         scale = LossScale(**commit.state["loss_scale"])
         left_out |= set(commit.state["left_out"])
     attempt = checkpointer.begin_attempt(start, run.writer)
-    run.recorder.begin(read_metrics(run.log, commit) if commit is not None and ranks.first else b"")
-    if commit is not None:
+    run.recorder.begin(restored.metrics if restored else b"")
+    if restored:
         run.notify("info", f"Continuing from the checkpoint of step {start}, attempt {attempt.number}")
 
     def save(step: int) -> None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 Record = dict[str, Any]
 
@@ -27,6 +27,7 @@ class Recorder:
         self._path = path
         self._sinks = sinks
         self._content = bytearray()
+        self._file: BinaryIO | None = None
 
     def begin(self, history: bytes) -> None:
         """Start the file with `history`, what a resumed checkpoint says was logged before it.
@@ -35,6 +36,8 @@ class Recorder:
         """
         if self._path is None:
             return
+        if self._file is not None:
+            self._file.close()
         self._content = bytearray(history)
         partial = self._path.with_suffix(".partial")
         partial.write_bytes(history)
@@ -44,7 +47,7 @@ class Recorder:
     def write(self, record: Record) -> None:
         """Append a record with the time of day. Raises OSError where the disk is full."""
         record = record | {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        if self._path is not None:
+        if self._file is not None:
             line = json.dumps(record).encode() + b"\n"
             self._file.write(line)
             self._content += line
@@ -56,7 +59,7 @@ class Recorder:
         return bytes(self._content)
 
     def close(self) -> None:
-        if self._path is not None:
+        if self._file is not None:
             self._file.close()
         for sink in self._sinks:
             sink.close()
