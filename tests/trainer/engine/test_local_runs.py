@@ -243,6 +243,20 @@ def test_two_runs_may_not_write_checkpoints_to_one_place(
     assert second.exit_code == 2
 
 
+def test_a_run_does_not_continue_from_the_checkpoints_of_another_one(
+    tmp_path: Path, start: Callable[..., RunHandle], tiny_job: MakeJob
+) -> None:
+    shared = f"checkpoints.uri={tmp_path}/shared"
+    first = start(tiny_job(shared)).wait(timeout=60)
+    assert first is not None
+    second = start(tiny_job(shared, "metadata.name=other", "model.config.layers=1"))
+    with pytest.raises(WindlassError, match=r"The run has changed .*: it was tiny, now it is other"):
+        second.wait(timeout=60)
+    assert second.exit_code == 2
+    assert second.result is not None
+    assert second.result["checkpoint"] == first["checkpoint"]
+
+
 def test_other_data_than_the_checkpoint_was_trained_on_is_refused(
     tmp_path: Path, texts: Path, start: Callable[..., RunHandle], tiny_job: MakeJob
 ) -> None:

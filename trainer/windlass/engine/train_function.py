@@ -126,8 +126,12 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     document_mask=spec.data.document_mask,
                 ),
                 inputs={
+                    "run": job.metadata.name,
+                    "seed": spec.training.seed,
+                    "batch": f"{spec.training.global_batch_size} sequences of {plan.sequence_length} tokens",
                     "corpus": [[corpus.id, weight] for corpus, weight in corpora],
                     "tokenizer": tokenizer.fingerprint,
+                    **{f"model's {name}": value for name, value in config.model_dump(mode="json").items()},
                 },
                 measurements=_measurements(settings, ranks, tokenizer, validation),
                 log=CommitLog(Storage(run.checkpoints_uri(job))),

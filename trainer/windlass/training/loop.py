@@ -15,6 +15,7 @@ from windlass.data.stream import Batch, TrainingStream
 from windlass.errors import WindlassError
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Checkpoints, JobSpec
+from windlass.storage import shown
 from windlass.tasks.pretrain import token_loss
 from windlass.training.checkpoint import Checkpointer, Saved
 from windlass.training.commits import Commit, CommitLog
@@ -48,7 +49,7 @@ class TrainingRun:
     stream: Callable[[int], TrainingStream]
     """This rank's micro batches, from a number of samples consumed by all ranks."""
     inputs: dict[str, Any]
-    """Identity of what is trained on (corpora, tokenizer): a resume refuses other ones."""
+    """What is trained on what (run, seed, corpora, model, ...): a checkpoint of anything else is refused."""
     measurements: Sequence[Measurement]
     log: CommitLog
     recorder: Recorder
@@ -252,14 +253,15 @@ def _note_saved(run: TrainingRun, saved: Saved | None) -> None:
 
 
 def _check_inputs(run: TrainingRun, commit: Commit) -> None:
-    """Refuse to continue on other data than the checkpoint was trained on."""
+    """Refuse to continue another run, or on other data than the checkpoint was trained on."""
     for name, before in commit.state["inputs"].items():
         now = run.inputs.get(name)
         if now != before:
             raise WindlassError(
                 "ConfigInvalid",
-                f"The {name} has changed since the checkpoint of step {commit.step}: it was {before}, now it is {now}. "
-                "Put the old one back, give the run another --name, or start over with --restart.",
+                f"The {name} has changed since the checkpoint of step {commit.step} in {shown(run.log.storage.uri)}: "
+                f"it was {before}, now it is {now}. Put the old one back, start over with --restart, or give the run "
+                "another --name and checkpoints.uri.",
             )
 
 
