@@ -26,6 +26,7 @@ _ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_prestart_worker_first_driver": "0",  # those would have another environment than the ranks, and be idle
     "RAY_worker_niceness": "0",  # Ray's default, 15, gives the cores to everyone else first
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
