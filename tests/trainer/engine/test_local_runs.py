@@ -122,6 +122,21 @@ def test_a_driver_that_is_killed_is_started_again(
     assert curve(handle.folder) == undisturbed.curve()
 
 
+def test_a_driver_that_hangs_is_started_again(start: Callable[..., RunHandle], tiny_job: MakeJob) -> None:
+    handle = start(tiny_job("training.maxSteps=100000", "lifecycle.hangTimeoutSeconds=3"))
+    wait_for_step(handle.folder, 10)
+    [driver] = [child for child in psutil.Process().children() if "windlass.engine.driver" in child.cmdline()]
+    driver.suspend()  # the clock of its watch goes on
+    time.sleep(4)
+    driver.resume()
+    until = time.monotonic() + 60
+    while not any("HeadLost" in message for message in messages(handle, "phase")):
+        assert time.monotonic() < until, log(handle.folder)
+        time.sleep(0.05)
+    handle.stop()
+    assert handle.wait(timeout=60)["status"] == "Stopped"  # type: ignore[index]
+
+
 def test_a_stopped_run_continues_and_a_finished_one_says_so(
     start: Callable[..., RunHandle], ranks: Callable[..., Any], tiny_job: MakeJob, curve: Callable[[Path], Any]
 ) -> None:
@@ -237,6 +252,8 @@ def test_two_runs_may_not_write_checkpoints_to_one_place(
     wait_for_step(first.folder, 5)
     other = tiny_job(shared)
     other.metadata.name = "other"
+    with pytest.raises(WindlassError, match="shared is in use by process"):
+        start(other, restart=True)
     second = start(other)
     with pytest.raises(WindlassError, match=f"shared is in use by process .* run tiny in {first.folder}"):
         second.wait(timeout=60)

@@ -50,16 +50,23 @@ def main(folder: Path) -> int:
     threading.Thread(target=_watch_starter, args=(run,), daemon=True).start()
     try:
         _run(job, run)
-    except Stopped:
-        logger.info("Stopped before training began")
+        return _end(job, run, start)
     except Exception as error:
         logger.exception("The run failed")
         failure = as_windlass_error(error)
-        write_result(run, job, "Failed", time.monotonic() - start, failure)
-        run.enter("Failed", f"{failure.reason}: {failure}")
+        try:
+            run.enter("Failed", f"{failure.reason}: {failure}")
+            write_result(run, job, "Failed", time.monotonic() - start, failure)
+        except OSError:  # a full disk is why it failed, and holds no result either
+            logger.exception("The result could not be written")
         return failure.exit_code
+
+
+def _end(job: LLMTrainingJob, run: RunFolder, start: float) -> int:
+    """Write what a run that did not fail leaves; returns the exit code."""
     steps, total = _progress(run)
-    status = "Succeeded" if steps == total else "Stopped"
+    # The last steps may be left out for losses that are not finite; only a stop ends a run before its end.
+    status = "Succeeded" if steps == total or not run.stop.exists() else "Stopped"
     if status == "Succeeded" and job.spec.checkpoints.export == "HuggingFace":
         from windlass.engine.runs import export_run
 
@@ -89,6 +96,8 @@ def _run(job: LLMTrainingJob, run: RunFolder) -> None:
         run.enter("Starting", f"Starting {world_size} rank{'s' * (world_size > 1)}")
         progress(f"Logs: {run.path / 'logs'}")
         _train(settings, run, ray)
+    except Stopped:
+        logger.info("Stopped before training began")
     finally:
         if ray is not None:
             ray.close()

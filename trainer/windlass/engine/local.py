@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from windlass.engine.changes import refuse_changes
-from windlass.engine.lock import lock_file
+from windlass.engine.lock import claim_storage, lock_file
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines
-from windlass.errors import FAILED, INTERRUPTED, WindlassError
+from windlass.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, WindlassError
 from windlass.spec.checks import check, unsupported
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import dump_job, load_job
 from windlass.spec.problems import InvalidJob
+from windlass.storage import Storage
 
 POLL_SECONDS = 0.1
 
@@ -58,12 +59,14 @@ def start_run(
 
 
 def delete_run(run: RunFolder, job: LLMTrainingJob) -> None:
-    """Delete all of a run but its lock, and its checkpoints wherever they are."""
-    from windlass.storage import Storage
-
+    """Delete all of a run but its lock, and its checkpoints wherever they are, unless another run writes there."""
     checkpoints = Storage(run.checkpoints_uri(job))
-    for name in {file.split("/")[0] for file in checkpoints.list() if file.startswith(("attempts/", "step-"))}:
-        checkpoints.delete(name)
+    claim = claim_storage(checkpoints.uri, run=run.name, folder=str(run.path))
+    try:
+        for name in {file.split("/")[0] for file in checkpoints.list() if file.startswith(("attempts/", "step-"))}:
+            checkpoints.delete(name)
+    finally:
+        claim.release()
     for path in run.path.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -104,23 +107,24 @@ class RunHandle:
             )
 
     def _supervise(self, lock: int) -> None:
-        """Wait for the driver; start it again when it was killed, as often as the job allows."""
+        """Wait for the driver; start it again when it was killed or hung, as often as the job allows."""
         budget = load_job(self._run.job).spec.lifecycle.restarts.infrastructure
         restarts = 0
         while True:
             assert self._process is not None
             code = self._process.wait()
-            lost = code < 0 and not self._killed and not self._run.stop.exists()
-            if not lost or restarts >= budget:
+            died = code not in (DONE, BAD_INPUT, FAILED, INTERRUPTED)
+            stopped = self._killed or self._run.stop.exists()
+            if not died or stopped or restarts >= budget:
                 break
             restarts += 1
-            reason = f"HeadLost: the driver died by signal {-code}. Restart {restarts} of {budget}"
-            self._run.enter("Recovering", reason)
+            self._run.enter("Recovering", f"HeadLost: {_death(code)}. Restart {restarts} of {budget}")
             self._process = self._spawn(lock)
-        self._exit_code = INTERRUPTED if code < 0 and (self._killed or self._run.stop.exists()) else code
-        if code < 0 and self._exit_code != INTERRUPTED:
-            self._exit_code = FAILED
-            self._run.enter("Failed", f"RestartsExhausted: the driver died by signal {-code}")
+        self._exit_code = code
+        if died:
+            self._exit_code = INTERRUPTED if stopped else FAILED
+            if not stopped:
+                self._run.enter("Failed", f"RestartsExhausted: {_death(code)}")
         os.close(lock)
         self._ended.set()
 
@@ -163,7 +167,9 @@ class RunHandle:
         if not self._ended.wait(timeout):
             return None
         result = self.result
-        if result is not None and result["status"] == "Failed":
+        if self._exit_code not in (DONE, INTERRUPTED):
+            if result is None or result["status"] != "Failed":  # no time for a result, or one of an earlier start
+                raise WindlassError("HeadLost", f"The driver ended without a result; see {self._run.log('driver')}.")
             raise WindlassError(result["reason"], result["message"])
         return result
 
@@ -199,6 +205,12 @@ class RunHandle:
         return "".join(generate_text(self.folder, prompt, **sampling))
 
 
+def _death(code: int) -> str:
+    if code == 1:
+        return "the driver ended by itself, as it does after a hang; its log ends with why"
+    return f"the driver died by signal {-code}"
+
+
 class _Tail:
     """New lines of a .jsonl file that is appended to, and replaced when a run continues from a checkpoint."""
 
@@ -216,14 +228,17 @@ class _Tail:
             return []
         with file:
             inode = os.fstat(file.fileno()).st_ino
-            if self._inode not in {None, inode}:
+            replaced = self._inode not in {None, inode}
+            if replaced:
                 self._offset = 0
+            history = replaced or self._inode is None
             self._inode = inode
             file.seek(self._offset)
             lines = file.read().split(b"\n")
         self._offset += sum(len(line) + 1 for line in lines[:-1])
         records = [json.loads(line) for line in lines[:-1]]
-        new = [record for record in records if str(record["time"]) > self._seen or self._path.name == "events.jsonl"]
+        # Times are in milliseconds, so only what was there when the file was opened is judged by them.
+        new = [record for record in records if not history or str(record["time"]) > self._seen]
         if new:
             self._seen = max(self._seen, *(str(record["time"]) for record in new))
         return new
