@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 JOB = """\
@@ -109,7 +110,7 @@ def test_ctrl_c_saves_and_stops_and_the_run_continues(place: Path) -> None:
     lines_until(process, "step 100  validation loss")
     process.send_signal(signal.SIGINT)
     lines_until(process, "Stopping: saving a checkpoint; Ctrl-C again to stop at once")
-    ending = "".join(lines_until(process, "Continue it with: windlass run job.yaml"))
+    ending = "".join(lines_until(process, f"Continue it with: windlass run job.yaml {' '.join(LONG)}\n"))
     assert process.wait(60) == 130
     stopped = re.search(r"long stopped after (\d+) of 1000000 steps", ending)
     assert stopped, ending
@@ -124,7 +125,10 @@ def test_ctrl_c_saves_and_stops_and_the_run_continues(place: Path) -> None:
 def test_a_second_ctrl_c_stops_at_once(place: Path) -> None:
     process = started(place, "run", "job.yaml", *LONG[:-1], "killed")
     lines_until(process, "step 100  validation loss")
+    [driver] = psutil.Process(process.pid).children()
+    driver.suspend()  # or it might be done with the checkpoint before the second one
     process.send_signal(signal.SIGINT)
+    lines_until(process, "Stopping: saving a checkpoint")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert re.search("^killed +Interrupted ", windlass(place, "runs").stdout, re.MULTILINE)

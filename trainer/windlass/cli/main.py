@@ -3,6 +3,7 @@
 What a command does is imported inside it, so that help and completion load neither pydantic nor PyTorch.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,6 +72,7 @@ Workers = Annotated[
 ]
 Name = Annotated[str | None, typer.Option(help="Name of the run, in place of metadata.name.", show_default=False)]
 Runs = Annotated[Path, typer.Option(help="Folder of all runs.")]
+DEFAULT_RUNS = Path("runs")
 Run = Annotated[str, typer.Argument(help="Name of a run, or its folder.", metavar="RUN", show_default=False)]
 
 
@@ -87,7 +89,7 @@ def run(
     overrides: Overrides = None,
     workers: Workers = None,
     name: Name = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     restart: Annotated[bool, typer.Option("--restart", help="Delete what the run has done, and start over.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before --restart deletes.")] = False,
 ) -> None:
@@ -101,7 +103,11 @@ def run(
 
     job = load(file, overrides, workers=workers, name=name)
     say_warnings(job)
-    raise typer.Exit(run_job(job, runs=runs, restart=restart, yes=yes, again=f"windlass run {file}"))
+    again = ["windlass", "run", str(file), *(word for change in overrides or [] for word in ("--set", change))]
+    again += ["--workers", str(workers)] if workers is not None else []
+    again += ["--name", name] if name is not None else []
+    again += ["--runs", str(runs)] if runs != DEFAULT_RUNS else []
+    raise typer.Exit(run_job(job, runs=runs, restart=restart, yes=yes, again=shlex.join(again)))
 
 
 @app.command()
@@ -123,7 +129,7 @@ def plan(
     file: JobFile,
     overrides: Overrides = None,
     workers: Workers = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Say what a run would be, without training.
 
@@ -148,7 +154,7 @@ def generate(
         float | None, typer.Option(help="Sample from the fewest tokens whose probabilities reach p.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same text.")] = 0,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Continue a prompt with a trained model.
 
@@ -161,7 +167,7 @@ def generate(
 
 
 @app.command("runs")
-def list_runs(runs: Runs = Path("runs")) -> None:
+def list_runs(runs: Runs = DEFAULT_RUNS) -> None:
     """List what ran, with what result, and where."""
     from windlass.cli.runs import lines
     from windlass.cli.show import write
@@ -174,7 +180,7 @@ def list_runs(runs: Runs = Path("runs")) -> None:
 def export(
     run: Run,
     folder: Annotated[Path, typer.Argument(help="New folder.", metavar="DIR", show_default=False)],
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write a model in Hugging Face layout.
 
@@ -186,7 +192,7 @@ def export(
 
 
 @data.command("prepare")
-def prepare_data(file: JobFile, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+def prepare_data(file: JobFile, overrides: Overrides = None, runs: Runs = DEFAULT_RUNS) -> None:
     """Make the corpus of a job.
 
     One that is there, made of the same inputs, is left as it is.

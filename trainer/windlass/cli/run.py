@@ -1,7 +1,6 @@
 """`windlass run`: start a run, show it while it trains, stop it on Ctrl-C, and sum it up."""
 
 import importlib.util
-import json
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from windlass.engine.run_folder import RunFolder, read_json
 from windlass.errors import BAD_INPUT, DONE, INTERRUPTED, WindlassError
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.reasons import REASONS
+from windlass.storage import shown
 
 LINE_SECONDS = 5.0
 """Between two lines of progress where there is no terminal."""
@@ -34,8 +34,8 @@ def run_job(job: LLMTrainingJob, *, runs: Path, restart: bool, yes: bool, again:
     for module in ("torch", "ray"):
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-    if restart and (runs / job.metadata.name).exists() and not yes:
-        _confirm(runs / job.metadata.name)
+    if restart and not yes and ((runs / job.metadata.name).exists() or job.spec.checkpoints.uri):
+        _confirm(runs / job.metadata.name, job.spec.checkpoints.uri)
     handle = start_run(job, runs=runs, restart=restart)
     if handle.finished_before:
         write(f"{handle.name} has finished before; --restart starts it over.")
@@ -50,12 +50,13 @@ def run_job(job: LLMTrainingJob, *, runs: Path, restart: bool, yes: bool, again:
     return code
 
 
-def _confirm(folder: Path) -> None:
+def _confirm(folder: Path, checkpoints: str | None) -> None:
     """Ask before a run is deleted; where nobody can answer, --yes is the answer."""
+    what = f"{short(folder)} with " + (f"the checkpoints in {shown(checkpoints)}" if checkpoints else "its checkpoints")
     if not sys.stdin.isatty():
-        typer.echo(f"--restart deletes {short(folder)} with its checkpoints; add --yes to do so.", err=True)
+        typer.echo(f"--restart deletes {what}; add --yes to do so.", err=True)
         raise typer.Exit(BAD_INPUT)
-    if not typer.confirm(f"Delete {short(folder)} with its checkpoints, and start over?"):
+    if not typer.confirm(f"Delete {what}, and start over?"):
         raise typer.Exit(DONE)
 
 
@@ -155,5 +156,6 @@ def _sum_up(handle: RunHandle, again: str) -> None:
         write(f"Continue it with: {again}")
     elif checkpoint:
         prompt = next((sample["prompt"] for sample in result["samples"]), "Once upon a time")
-        write(f"Try it:  windlass generate {handle.name} --prompt {quote(json.dumps(prompt)[1:-1])}")
-        write(f"Take it: windlass export {handle.name} exported/{handle.name}")
+        run = handle.name if handle.folder.parent == Path("runs").absolute() else quote(short(handle.folder))
+        write(f"Try it:  windlass generate {run} --prompt {quote(prompt)}")
+        write(f"Take it: windlass export {run} exported/{handle.name}")
