@@ -78,3 +78,11 @@ def test_a_checkpoint_of_two_ranks_continues_on_another_number_of_ranks(
     other = ranks("two", world_size, *base)
     resized = finish(other)
     assert losses(resized, 40) == pytest.approx(losses(undisturbed, 40), abs=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
+def test_a_rank_without_a_validation_window_waits_for_the_others(ranks: Callable[..., Any], strategy: str) -> None:
+    base = ("model.config.dropout=0.0", "training.maxSteps=10", "evaluation.maxTokens=32")
+    one = finish(ranks("one", 1, *base))
+    two = finish(ranks("two", 2, *base, f"training.parallelism.strategy={strategy}"))
+    assert two["validation", 10][0] == pytest.approx(one["validation", 10][0], abs=1e-5)

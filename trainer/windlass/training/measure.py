@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
-from windlass.data.stream import Batch
+from windlass.data.stream import IGNORED, Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.models.generation import generate
 from windlass.planning.choices import Strategy
@@ -16,6 +17,9 @@ from windlass.tasks.pretrain import token_loss
 from windlass.training.parallel import autocast, unwrapped
 from windlass.training.ranks import Ranks
 from windlass.training.recorder import Record
+
+NO_TOKENS = Batch(np.zeros((1, 1), np.int64), np.full((1, 1), IGNORED, np.int64))
+"""What a rank without a single window calls the model with."""
 
 
 class Measurement(Protocol):
@@ -49,7 +53,7 @@ class Validation:
         model.eval()
         loss = tokens = 0.0
         batches = self.batches()
-        spare = None
+        spare = NO_TOKENS
         while True:
             batch = next(batches, None)
             [left] = self.ranks.sum(batch is not None)
@@ -57,8 +61,6 @@ class Validation:
                 break
             # A rank that is through goes on calling the model, since sharded layers are gathered by all ranks together.
             spare = batch or spare
-            if spare is None:
-                raise RuntimeError("A rank without a single validation window; there are fewer windows than ranks.")
             inputs, labels, documents = to_device(spare, self.ranks.device)
             with autocast(self.strategy, self.precision, self.ranks.device):
                 batch_loss = token_loss(unwrapped(model)(inputs, documents=documents), labels)
