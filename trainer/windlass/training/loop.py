@@ -178,9 +178,9 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
                 record = {
                     "kind": "train",
                     "step": step,
-                    "loss": loss_sum / step_tokens,
+                    "loss": _finite(loss_sum / step_tokens),
                     "learning_rate": rate,
-                    "gradient_norm": norm,
+                    "gradient_norm": _finite(norm),
                     "tokens": tokens,
                     "epoch": round(step * training.global_batch_size / stream.samples_per_epoch, 6),
                     **_speed(run, step_tokens / seconds["total"]),
@@ -229,6 +229,11 @@ def _leave_out(run: TrainingRun, step: int, left_out: set[int]) -> None:
         raise NonFiniteLoss(step)
     left_out.add(step)
     run.notify("warning", f"The loss or the gradient norm is not finite at step {step}: leaving that step out")
+
+
+def _finite(number: float) -> float | None:
+    """The number, or None for the NaN or infinity of a step whose loss FP16 scaled too high: JSON has neither."""
+    return number if math.isfinite(number) else None
 
 
 def _speed(run: TrainingRun, tokens_per_second: float) -> dict[str, float | None]:
