@@ -67,7 +67,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Starts processes as forks of one that has imported torch: a rank is there in a moment, and can be killed alone."""
+    """Starts processes as forks of one that has imported torch: a rank is there in a moment and can be killed alone."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["windlass.engine.train_function"])
     return context
