@@ -4,10 +4,9 @@ import fcntl
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from windlass.cli.show import loss, short, table
-from windlass.engine.run_folder import RunFolder, read_json
+from windlass.engine.run_folder import Record, RunFolder, last, read_json
 
 HEADER = ("NAME", "STATUS", "STEP", "LOSS", "VALIDATION", "CHANGED", "FOLDER")
 TAIL_BYTES = 1 << 16
@@ -29,7 +28,7 @@ def _changed(run: RunFolder) -> float:
 
 def _row(run: RunFolder) -> list[str]:
     records = _tail(run.metrics)
-    train, validation = _last(records, "train"), _last(records, "validation")
+    train, validation = last(records, "train"), last(records, "validation")
     total = (read_json(run.plan) or {}).get("steps")
     return [
         run.name,
@@ -44,7 +43,7 @@ def _row(run: RunFolder) -> list[str]:
 
 def _status(run: RunFolder) -> str:
     """The phase; of a run that no process holds and that came to no end, Interrupted."""
-    phase: str = _last(_tail(run.events), "phase").get("phase", "-")
+    phase: str = last(_tail(run.events), "phase").get("phase", "-")
     return phase if phase in ENDS or _is_running(run) else "Interrupted"
 
 
@@ -59,7 +58,7 @@ def _is_running(run: RunFolder) -> bool:
     return False
 
 
-def _tail(path: Path) -> list[dict[str, Any]]:
+def _tail(path: Path) -> list[Record]:
     """The last records of a .jsonl file, without one that is being written."""
     if not path.exists():
         return []
@@ -69,7 +68,3 @@ def _tail(path: Path) -> list[dict[str, Any]]:
         file.seek(start)
         whole = file.read().split(b"\n")[:-1]
     return [json.loads(line) for line in whole[1 if start else 0 :]]
-
-
-def _last(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    return next((record for record in reversed(records) if record["kind"] == kind), {})

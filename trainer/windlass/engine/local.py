@@ -13,7 +13,7 @@ from typing import Any
 
 from windlass.engine.changes import refuse_changes
 from windlass.engine.lock import claim_storage, lock_file
-from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines
+from windlass.engine.run_folder import Record, RunFolder, last, read_json, read_lines
 from windlass.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, WindlassError
 from windlass.spec.checks import check, unsupported
 from windlass.spec.job import LLMTrainingJob
@@ -140,7 +140,7 @@ class RunHandle:
     @property
     def latest(self) -> Record | None:
         """The last logged training step."""
-        return next((record for record in reversed(self.metrics()) if record["kind"] == "train"), None)
+        return last(self.metrics(), "train") or None
 
     @property
     def result(self) -> dict[str, Any] | None:

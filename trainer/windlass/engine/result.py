@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
+from windlass.engine.run_folder import RunFolder, last, read_json, read_lines, write_json
 from windlass.errors import WindlassError
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage, shown
@@ -21,7 +21,7 @@ def write_result(
     """
     plan = read_json(run.plan) or {}
     records = list(read_lines(run.metrics))
-    train, validation = _last(records, "train"), _last(records, "validation")
+    train, validation = last(records, "train"), last(records, "validation")
     before = read_json(run.result) or {}
     result = {
         "name": run.name,
@@ -49,10 +49,6 @@ def write_result(
 
     write_report(run.path)
     return result
-
-
-def _last(records: list[Record], kind: str) -> Record:
-    return next((record for record in reversed(records) if record["kind"] == kind), {})
 
 
 def _newest_checkpoint(uri: str) -> dict[str, Any] | None:

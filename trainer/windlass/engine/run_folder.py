@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,6 +89,11 @@ class RunFolder:
     def enter(self, phase: str, message: str = "") -> None:
         """Tell of a new phase: Preparing, Starting, Running, Recovering, Stopping, Succeeded, Stopped or Failed."""
         self.tell("phase", message, phase=phase)
+
+
+def last(records: Sequence[Record], kind: str) -> Record:
+    """The last record of a kind, or an empty one."""
+    return next((record for record in reversed(records) if record["kind"] == kind), {})
 
 
 def now() -> str:

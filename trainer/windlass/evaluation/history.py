@@ -37,7 +37,7 @@ def read_history(metrics: Path) -> History:
     train = {name: array("d") for name in (*TRAIN, *SECONDS)}
     validation = {name: array("d") for name in VALIDATION}
     samples = []
-    for record in _records(metrics):
+    for record in read_records(metrics):
         match record.get("kind"):
             case "train":
                 _append(train, record | record.get("step_seconds", {}))
@@ -48,10 +48,11 @@ def read_history(metrics: Path) -> History:
     return History(_arrays(train), _arrays(validation), samples)
 
 
-def _records(metrics: Path) -> Iterator[dict[str, Any]]:
-    if not metrics.exists():
+def read_records(lines: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a .jsonl file, of which there may be none yet."""
+    if not lines.exists():
         return
-    with open(metrics, encoding="utf-8", errors="replace") as file:
+    with open(lines, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 record = json.loads(line)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from windlass.evaluation.charts import line_chart, loss_chart, step_parts, step_time_chart
-from windlass.evaluation.history import History, Numbers, read_history
+from windlass.evaluation.history import History, Numbers, read_history, read_records
 from windlass.spec.reasons import REASONS
 
 MAX_EVENTS = 100
@@ -39,7 +39,7 @@ def write_report(folder: Path) -> Path:
     """
     result = _read_result(folder / "result.json")
     history = read_history(folder / "metrics.jsonl")
-    events = _read_events(folder / "events.jsonl")
+    events = list(read_records(folder / "events.jsonl"))
     baseline = (result.get("baseline") or {}).get("validation_loss")
     environment = Environment(
         loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
@@ -156,16 +156,6 @@ def _facts(result: dict[str, Any]) -> list[tuple[str, str]]:
         "Newest checkpoint": (result.get("checkpoint") or {}).get("uri"),
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
-
-
-def _read_events(file: Path) -> list[dict[str, Any]]:
-    events = []
-    for line in _read_text(file).splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:  # torn: it is being written, or its writer died
-            continue
-    return events
 
 
 def _told(events: list[dict[str, Any]]) -> list[dict[str, str]]:

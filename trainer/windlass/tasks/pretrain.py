@@ -3,14 +3,13 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""A label that does not count."""
+from windlass.data.stream import IGNORED
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the cross entropies, in nats and float32, of logits [batch, length, vocabulary] at labels [batch, length].
 
     A sum, not a mean: whoever adds up micro-batches and ranks divides once, by the number of tokens that counted, so
-    that each token weighs the same. Labels of -100 do not count.
+    that each token weighs the same. Labels of IGNORED do not count.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
