@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRD := manifests/crd/llmtrainingjobs.windlass.dev.yaml
 SOURCES := trainer operator tests benchmarks docs
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help quickstart test e2e lint format generate docs lock clean FORCE
 .DELETE_ON_ERROR:
@@ -38,7 +39,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy $(SOURCES)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m windlass.spec.crd | diff -u $(CRD) - || { echo 'The CRD is out of date: run make generate.'; exit 1; }
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
