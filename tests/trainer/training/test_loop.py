@@ -119,6 +119,18 @@ def test_the_largest_seed_trains(train: Train) -> None:
     assert losses(train("run", f"training.seed={2**63 - 1}", "training.maxSteps=2", "training.schedule.warmupSteps=0"))
 
 
+def test_when_every_checkpoint_is_damaged_the_run_ends_instead_of_starting_over(train: Train, tmp_path: Path) -> None:
+    train("run", "training.maxSteps=10")
+    shards = list((tmp_path / "runs" / "run" / "checkpoints").rglob("*.distcp"))
+    assert len(shards) == 2
+    for shard in shards:
+        shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(WindlassError, match=r"All 2 checkpoints in .* are damaged") as failure:
+        train("run", "training.maxSteps=10")
+    assert failure.value.reason == "DataCorrupt"
+    assert all(shard.exists() for shard in shards)
+
+
 HANG = """
 import time
 from windlass.training.hang import HangWatch

@@ -51,7 +51,9 @@ def start_run(
                 return RunHandle(run, None)
         (run.path / "logs").mkdir(parents=True, exist_ok=True)
         run.stop.unlink(missing_ok=True)
-        run.job.write_text(dump_job(job), encoding="utf-8")
+        partial = run.job.with_suffix(".partial")
+        partial.write_text(dump_job(job), encoding="utf-8")
+        partial.replace(run.job)
     except BaseException:
         os.close(lock)
         raise

@@ -6,6 +6,7 @@ it is a lease: an object that its holder writes anew every few seconds.
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
@@ -17,6 +18,8 @@ from typing import Any
 from windlass.engine.run_folder import now
 from windlass.errors import WindlassError
 from windlass.storage import Storage, shown
+
+logger = logging.getLogger(__name__)
 
 LEASE = "lease.json"
 RENEW_SECONDS = 5.0
@@ -105,7 +108,12 @@ class StorageLease:
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
-            self._storage.write(LEASE, self._content())
+            try:
+                if self._holder().get("id") != self._record["id"]:
+                    return  # taken over while this machine slept; attempts fence what we still write
+                self._storage.write(LEASE, self._content())
+            except WindlassError as error:
+                logger.warning("The lease on %s is not renewed: %s", shown(self._storage.uri), error)
 
     def release(self) -> None:
         """Free it at once. Only a lease that is still ours is deleted."""

@@ -47,7 +47,8 @@ def cores() -> int:
 
 def threads_of_rank(ranks: int) -> int:
     """Threads of each rank's operators: OMP_NUM_THREADS where it is set, else its share of the cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores() // ranks))
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # "4,2": more numbers are for nested regions
+    return int(asked or max(1, cores() // ranks))
 
 
 def this_machine() -> Machine:

@@ -50,7 +50,8 @@ class RayLocal:
         self._ranks = ranks
         self._threads = threads
         self._fits = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="wl-", ignore_cleanup_errors=True)  # sockets: short paths
+        # Paths of sockets may have about 100 characters, which TMPDIR on a Mac takes by itself.
+        self._folder = tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp", ignore_cleanup_errors=True)
         os.environ.update(_ENVIRONMENT | _WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray  # noqa: F401 - here, so that no other thread imports while this one does
 

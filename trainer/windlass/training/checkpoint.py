@@ -79,8 +79,8 @@ class Checkpointer:
         """Load the newest checkpoint that is whole, or return None where there is none.
 
         `check` raises where a checkpoint is another run's; it is asked before anything is loaded. One with a damaged
-        file is passed over, which `warn` is told in a sentence for people. After None the model and optimizer may hold
-        parts of a damaged checkpoint, so the caller initialises them afterwards.
+        file is passed over, which `warn` is told in a sentence for people. Raises DataCorrupt where all are damaged:
+        starting over would delete them, which is for a person to decide.
         """
         commits = self._ranks.from_first(self._log.valid_commits() if self._ranks.first else None)
         for commit in commits:
@@ -92,6 +92,12 @@ class Checkpointer:
                 if error.reason != "CheckpointCorrupt":
                     raise
                 warn(f"Checkpoint of step {commit.step} is damaged, taking the one before: {error}")
+        if commits:
+            raise WindlassError(
+                "DataCorrupt",
+                f"All {len(commits)} checkpoints in {shown(self._log.storage.uri)} are damaged. "
+                "Bring back one of them, or start over with --restart.",
+            )
         return None
 
     def _load(self, commit: Commit) -> None:
