@@ -86,6 +86,7 @@ class WandbSink:
                 "ConfigInvalid",
                 f"Weights & Biases did not start: {error}. Set WANDB_API_KEY, or spec.logging.wandb.mode to offline.",
             ) from error
+        self._teardown = wandb.teardown
         self._run.define_metric("*", step_metric="step")  # not wandb's own step, which refuses to go back
 
     def write(self, record: Record) -> None:
@@ -96,8 +97,9 @@ class WandbSink:
         self._run.log(values)
 
     def close(self) -> None:
-        """Wait until what is buffered has been written or sent."""
+        """Wait until what is buffered has been written or sent: finish alone comes back before it has."""
         self._run.finish()
+        self._teardown()
 
 
 def _run_id(folder: Path) -> str:
