@@ -39,11 +39,10 @@ def parallelise(
 
 
 def _shard(model: Decoder, strategy: Strategy, precision: str, ranks: Ranks) -> nn.Module:
-    """FSDP2: each block gathered by itself, then the rest. HSDP replicates over machines and shards within one."""
+    """FSDP2: each block gathered by itself, then the rest. HSDP has two replicas, each sharded."""
     device = ranks.device.type
     if strategy == "HSDP":
-        local = torch.cuda.device_count()
-        mesh = init_device_mesh(device, (ranks.world_size // local, local), mesh_dim_names=("replicate", "shard"))
+        mesh = init_device_mesh(device, (2, ranks.world_size // 2), mesh_dim_names=("replicate", "shard"))
     else:
         mesh = init_device_mesh(device, (ranks.world_size,))
     dtype = {"BF16": torch.bfloat16, "FP16": torch.float16}.get(precision)
