@@ -7,7 +7,7 @@ from windlass.data.corpus import Corpus
 from windlass.data.inspect import describe, verify
 from windlass.data.inspect import samples as sample_lines
 from windlass.data.tokenizers import load_tokenizer
-from windlass.engine.preparation import open_corpora
+from windlass.engine.preparation import corpora_folder, open_corpora
 from windlass.errors import WindlassError
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import tokenizer_name
@@ -20,11 +20,6 @@ def prepare(job: LLMTrainingJob, runs: Path) -> None:
     corpora, _ = open_corpora(job, corpora_folder(runs), load_tokenizer(tokenizer_name(job.spec)), warn)
     for line in describe(corpora[0][0]):
         write(line)
-
-
-def corpora_folder(runs: Path) -> Path:
-    """Where corpora go that have no URI of their own: corpora/ beside the runs."""
-    return runs.absolute().parent / "corpora"
 
 
 def inspect(uri: str, *, samples: int, sequence_length: int, seed: int, check: bool) -> None:

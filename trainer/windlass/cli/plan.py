@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from windlass.cli.data import corpora_folder
 from windlass.cli.show import write
 from windlass.data.corpus import Corpus
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.machine import this_machine
-from windlass.engine.preparation import corpus_name
+from windlass.engine.preparation import corpora_folder, corpus_name, plan_on
 from windlass.errors import WindlassError
-from windlass.planning.plan import make_plan
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import tokenizer_name
@@ -20,15 +18,7 @@ def show_plan(job: LLMTrainingJob, runs: Path) -> None:
     machine = this_machine()
     world_size = machine.check_ranks(ranks(job.spec))
     tokenizer = load_tokenizer(tokenizer_name(job.spec))
-    plan = make_plan(
-        job,
-        vocab_size=tokenizer.vocab_size,
-        world_size=world_size,
-        device=machine.device,
-        device_memory=machine.memory_of_rank(world_size),
-        train_tokens=_train_tokens(job, tokenizer, corpora_folder(runs)),
-        compute_capability=machine.compute_capability,
-    )
+    plan = plan_on(machine, job, world_size, tokenizer, _train_tokens(job, tokenizer, corpora_folder(runs)))
     for line in plan.lines():
         write(line)
 

@@ -15,7 +15,7 @@ from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.train_function import RankSettings
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
-from windlass.planning.plan import make_plan
+from windlass.planning.plan import Plan, make_plan
 from windlass.spec.job import Data, LLMTrainingJob
 from windlass.spec.presets import tokenizer_name
 
@@ -28,17 +28,9 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
     tokenizer = load_tokenizer(tokenizer_name(job.spec))
     if tokenizer.name not in BUILT_IN:
         tokenizer.save(run.tokenizer)
-    train, validation = open_corpora(job, run.path.parent.parent / "corpora", tokenizer, progress)
+    train, validation = open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress)
     train_tokens = sum(corpus.split("train").tokens for corpus, _ in train)
-    plan = make_plan(
-        job,
-        vocab_size=tokenizer.vocab_size,
-        world_size=ranks,
-        device=machine.device,
-        device_memory=machine.memory_of_rank(ranks),
-        train_tokens=train_tokens,
-        compute_capability=machine.compute_capability,
-    )
+    plan = plan_on(machine, job, ranks, tokenizer, train_tokens)
     samples = sum((corpus.split("train").tokens - 1) // plan.sequence_length for corpus, _ in train)
     steps = total_steps(job.spec.training, plan.sequence_length, samples)
     write_json(run.plan, asdict(plan) | {"steps": steps})
@@ -57,6 +49,24 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
         validation=[(corpus.uri, weight) for corpus, weight in validation],
         threads=threads_of_rank(ranks),
     )
+
+
+def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, tokenizer: Tokenizer, train_tokens: int | None) -> Plan:
+    """The plan of a job for `ranks` ranks on this machine; arguments and errors as of `make_plan`."""
+    return make_plan(
+        job,
+        vocab_size=tokenizer.vocab_size,
+        world_size=ranks,
+        device=machine.device,
+        device_memory=machine.memory_of_rank(ranks),
+        train_tokens=train_tokens,
+        compute_capability=machine.compute_capability,
+    )
+
+
+def corpora_folder(runs: Path) -> Path:
+    """Where corpora go that have no URI of their own: corpora/ beside the runs."""
+    return runs.absolute().parent / "corpora"
 
 
 def open_corpora(
