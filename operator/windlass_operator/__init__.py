@@ -1,1 +1,1 @@
-"""Operator for LLMTrainingJob resources; arrives with the next release."""
+"""The operator: it watches LLMTrainingJob resources and keeps the pods that they need."""
