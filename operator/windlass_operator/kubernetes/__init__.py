@@ -1,1 +1,1 @@
-"""A small level-triggered runtime on asyncio and aiohttp: client, informer, work queue, lease. It knows nothing of jobs."""
+"""A level-triggered runtime on asyncio and aiohttp: client, informer, work queue, lease; it knows nothing of jobs."""

@@ -68,7 +68,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done now. The status is written first, where it differs: an attempt is on record before it starts."""
+    """What is to be done now. A status that differs is written first: an attempt is on record before it starts."""
 
     status: JobStatus
     actions: tuple[Action, ...] = ()

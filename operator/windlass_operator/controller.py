@@ -1,0 +1,290 @@
+"""The loop between the API server and the state machine: observe a job, decide, write the status, act, tell."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry
+
+from windlass.spec.crd import GROUP, PLURAL, VERSION
+from windlass.spec.job import KIND
+from windlass.spec.status import JobStatus
+from windlass_operator.desired.objects import support_objects
+from windlass_operator.desired.pods import cleanup_pod, head_pod, worker_pod
+from windlass_operator.events import event_object
+from windlass_operator.job import JOB_LABEL, STORAGE_FINALIZER, Job, Key, Object
+from windlass_operator.kubernetes.client import ApiError, Client
+from windlass_operator.kubernetes.informer import Informer
+from windlass_operator.kubernetes.queue import WorkQueue
+from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Resource, resource_of
+from windlass_operator.lifecycle.decision import (
+    Action,
+    CreateCleanup,
+    CreateHead,
+    CreateWorker,
+    DeleteJob,
+    DeletePod,
+    EnsureSupport,
+    SetFinalizer,
+)
+from windlass_operator.lifecycle.machine import decide
+from windlass_operator.lifecycle.observed import Observed
+from windlass_operator.metrics import Metrics
+from windlass_operator.observe import is_creating, is_lost, job_of, observe_pod, owned_by, trim_node, trim_pod
+from windlass_operator.progress import ProgressPoller
+from windlass_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+JOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
+MANAGER = "windlass-operator"
+RECONCILERS = 16
+"""Jobs that are looked at side by side; each of them mostly waits for the API server."""
+STUCK_SECONDS = 120.0
+"""No look at a job takes this long: its requests time out before."""
+MOUNT_GRACE_SECONDS = 3.0
+"""A container that is being created for longer may wait for a volume: the kubelet's events are asked."""
+
+
+class Controller:
+    """Looks after all jobs. `run_informers` in every replica; `run` in the one that leads."""
+
+    def __init__(self, client: Client, settings: Settings, instance: str, registry: CollectorRegistry) -> None:
+        """`instance` names this process in events; metrics go to `registry`."""
+        self._client = client
+        self._settings = settings
+        self._instance = instance
+        self.queue: WorkQueue[Key] = WorkQueue()
+        namespaces = settings.watched_namespaces
+        self.jobs = Informer(client, JOBS, namespaces=namespaces, on_change=self._job_changed)
+        self.pods = Informer(
+            client,
+            PODS,
+            namespaces=namespaces,
+            labels=JOB_LABEL,
+            trim=trim_pod,
+            on_change=self._pod_changed,
+            index=job_of,
+        )
+        self.nodes = Informer(client, NODES, trim=trim_node, on_change=self._node_changed)
+        self._informers = (self.jobs, self.pods, self.nodes)
+        self.heads = ProgressPoller(self.queue.add)
+        self.metrics = Metrics(registry, self.jobs.all)
+        self._in_hand: dict[Key, float] = {}
+        """Jobs that are being looked at, and since when (monotonic)."""
+        self._accounts: set[str] = set()
+        """Namespaces that have the jobs' ServiceAccount."""
+        self._mount_failures: dict[str, tuple[float, str]] = {}
+        """By pod UID: when the kubelet's events were asked (monotonic), and what they said."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether the caches hold what the API server has."""
+        return all(informer.synced.is_set() for informer in self._informers)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no reconciler is stuck. An API server that is away is no illness: a restart does not heal it."""
+        return all(time.monotonic() - since < STUCK_SECONDS for since in self._in_hand.values())
+
+    async def run_informers(self) -> None:
+        """Keep the caches up to date, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for informer in self._informers:
+                tasks.create_task(informer.run())
+
+    async def run(self) -> None:
+        """Look after the jobs until cancelled."""
+        for informer in self._informers:
+            await informer.synced.wait()
+        for job in self.jobs.all():
+            self.queue.add((job["metadata"]["namespace"], job["metadata"]["name"]))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(RECONCILERS):
+                    tasks.create_task(self._reconcile_for_ever())
+        finally:
+            await self.heads.close()
+
+    def _job_changed(self, old: Object | None, new: Object | None) -> None:
+        metadata = (new or old or {})["metadata"]
+        self.queue.add((metadata["namespace"], metadata["name"]))
+
+    def _pod_changed(self, old: Object | None, new: Object | None) -> None:
+        pod = new or old
+        assert pod is not None
+        if new is None:
+            self._mount_failures.pop(pod["metadata"]["uid"], None)
+        self.queue.add(job_of(pod))
+
+    def _node_changed(self, old: Object | None, new: Object | None) -> None:
+        """The jobs with a pod on a node that is lost, or back."""
+        if old is None or is_lost(old) == is_lost(new):
+            return  # pods of a new node tell of themselves
+        for pod in self.pods.all():
+            if pod["spec"]["nodeName"] == old["metadata"]["name"]:
+                self.queue.add(job_of(pod))
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            key = await self.queue.get()
+            start = self._in_hand[key] = time.monotonic()
+            outcome = "error"
+            try:
+                outcome = await self._reconcile(key)
+            except ApiError as error:
+                # A conflict is a stale cache: its update is on the way and would wake this job by itself.
+                level = logging.DEBUG if error.status == 409 else logging.WARNING
+                logger.log(level, "%s/%s: %s; trying again", *key, error)
+                self.queue.add_backoff(key)
+            except (OSError, TimeoutError) as error:
+                logger.warning("%s/%s: %s; trying again", *key, error)
+                self.queue.add_backoff(key)
+            except Exception:
+                logger.exception("%s/%s could not be looked after; trying again", *key)
+                self.queue.add_backoff(key)
+            else:
+                self.queue.reset(key)
+            finally:
+                self.queue.done(key)
+                del self._in_hand[key]
+                self.metrics.reconcile_seconds.labels(outcome).observe(time.monotonic() - start)
+
+    async def _reconcile(self, key: Key) -> str:
+        """Bring one job a step further; returns what was done, for the metrics."""
+        resource = self.jobs.get(*key)
+        if resource is None:
+            self.heads.leave(key)
+            return "gone"
+        job = Job(resource)
+        observed = await self._observe(job)
+        now = datetime.now(UTC)
+        decision = decide(job, observed, now)
+        before = job
+        if decision.status != job.status:
+            job = await self._write_status(job, decision.status)
+            self.metrics.count(before, decision.status, now)
+        await self._act(job, decision.actions)
+        for event in decision.events:
+            await self._client.create(EVENTS, event_object(job, event, now, self._instance))
+        if decision.again_after is not None:
+            self.queue.add_after(key, decision.again_after)
+        return "wrote" if job is not before or decision.actions else "nothing"
+
+    async def _observe(self, job: Job) -> Observed:
+        pods = [pod for pod in self.pods.indexed(job.key) if owned_by(pod, job.uid)]
+        for pod in pods:
+            await self._ask_for_mount_failure(job.key, pod)
+        head = next((pod for pod in pods if pod["metadata"]["name"] == f"{job.name}-head"), None)
+        self._follow(job, head)
+        words = {uid: message for uid, (_, message) in self._mount_failures.items()}
+        return Observed(
+            tuple(observe_pod(pod, node_lost=self._on_lost_node(pod), mount_failures=words) for pod in pods),
+            self.heads.report(job.key),
+        )
+
+    def _on_lost_node(self, pod: Object) -> bool:
+        name = pod["spec"]["nodeName"]
+        return name is not None and is_lost(self.nodes.get(None, name))
+
+    def _follow(self, job: Job, head: Object | None) -> None:
+        """Ask the head for its progress while it runs."""
+        status = head["status"] if head else {}
+        if head is None or status.get("phase") in {"Succeeded", "Failed"}:
+            self.heads.leave(job.key)
+        elif address := status.get("podIP"):
+            self.heads.ask(job.key, head["metadata"]["uid"], address, self._settings.token(job.uid))
+
+    async def _ask_for_mount_failure(self, key: Key, pod: Object) -> None:
+        """Learn why a container is not created: the pod itself does not say, only the kubelet's events do."""
+        metadata = pod["metadata"]
+        if not is_creating(pod):
+            self._mount_failures.pop(metadata["uid"], None)
+            return
+        asked, message = self._mount_failures.get(metadata["uid"], (time.monotonic(), ""))
+        self._mount_failures[metadata["uid"]] = asked, message
+        self.queue.add_after(key, MOUNT_GRACE_SECONDS)
+        if time.monotonic() - asked < MOUNT_GRACE_SECONDS:
+            return
+        fields = f"involvedObject.uid={metadata['uid']},reason=FailedMount"
+        events, _ = await self._client.list(EVENTS, metadata["namespace"], fields=fields)
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
+        self._mount_failures[metadata["uid"]] = time.monotonic(), newest.get("message", "")
+
+    async def _write_status(self, job: Job, status: JobStatus) -> Job:
+        """Write the whole status; a 409 says that it was decided on an older state of the job than there is."""
+        metadata = job.resource["metadata"]
+        written = await self._client.apply(
+            JOBS,
+            {
+                "apiVersion": job.resource["apiVersion"],
+                "kind": job.resource["kind"],
+                "metadata": {name: metadata[name] for name in ("name", "namespace", "resourceVersion")},
+                "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            },
+            manager=MANAGER,
+            subresource="status",
+        )
+        self.jobs.remember(written)
+        return Job(written)
+
+    async def _act(self, job: Job, actions: Sequence[Action]) -> None:
+        """Do everything that was decided: support first, then pods side by side."""
+        if any(isinstance(action, EnsureSupport) for action in actions):
+            await self._ensure_support(job)
+        done = await asyncio.gather(*(self._do(job, action) for action in actions), return_exceptions=True)
+        errors = [error for error in done if isinstance(error, BaseException)]
+        if errors:
+            raise errors[0]
+
+    async def _do(self, job: Job, action: Action) -> None:
+        match action:
+            case CreateHead(attempt, restarts):
+                await self._create(job, head_pod(job, self._settings, attempt, restarts))
+            case CreateWorker(index):
+                await self._create(job, worker_pod(job, self._settings, index))
+            case CreateCleanup():
+                await self._create(job, cleanup_pod(job, self._settings))
+            case DeletePod(name, uid, force):
+                await self._delete_pod(job, name, uid, grace_seconds=0 if force else None)
+            case SetFinalizer(present):
+                await self._set_finalizer(job, present)
+            case DeleteJob():
+                await self._client.delete(JOBS, job.namespace, job.name, uid=job.uid, propagation="Background")
+
+    async def _ensure_support(self, job: Job) -> None:
+        """Apply what the pods need. The ServiceAccount is the namespace's, and applied once."""
+        objects = [
+            item
+            for item in support_objects(job, self._settings)
+            if item["kind"] != "ServiceAccount" or job.namespace not in self._accounts
+        ]
+        await asyncio.gather(*(self._client.apply(resource_of(item), item, manager=MANAGER) for item in objects))
+        self._accounts.add(job.namespace)
+
+    async def _create(self, job: Job, pod: Object) -> None:
+        try:
+            self.pods.remember(await self._client.create(PODS, pod))
+        except ApiError as error:
+            if error.status == 403:  # the ServiceAccount was deleted, perhaps
+                self._accounts.discard(job.namespace)
+            raise
+
+    async def _delete_pod(self, job: Job, name: str, uid: str, grace_seconds: int | None) -> None:
+        try:
+            deleted = await self._client.delete(PODS, job.namespace, name, uid=uid, grace_seconds=grace_seconds)
+        except ApiError as error:
+            if error.status not in {404, 409}:  # gone, or another pod of that name: the cache learns it soon
+                raise
+        else:
+            if deleted.get("kind") == "Pod":
+                self.pods.remember(deleted)
+
+    async def _set_finalizer(self, job: Job, present: bool) -> None:
+        finalizers = [name for name in job.finalizers if name != STORAGE_FINALIZER] + [STORAGE_FINALIZER] * present
+        metadata = {"finalizers": finalizers, "resourceVersion": job.resource["metadata"]["resourceVersion"]}
+        patched = await self._client.merge_patch(JOBS, job.namespace, job.name, {"metadata": metadata})
+        if patched["metadata"].get("deletionTimestamp") is None or present:
+            self.jobs.remember(patched)

@@ -1,0 +1,145 @@
+"""Asking the heads how far their jobs are: pulled with the job's token, so that no other pod can answer for one."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+import aiohttp
+from pydantic import Field, ValidationError
+
+from windlass.spec.job import SpecModel
+from windlass.spec.status import CheckpointStatus, Failure, Progress, Time
+from windlass_operator.job import Key
+from windlass_operator.lifecycle.observed import HeadPhase, HeadReport
+
+logger = logging.getLogger(__name__)
+
+PORT = 8080
+STEADY_SECONDS = 5.0
+"""Between questions to a head that trains."""
+BRISK_SECONDS = 1.0
+"""Between questions to a head that starts, recovers or stops."""
+QUESTIONS_A_SECOND = 100
+"""Over all heads; with more jobs, each is asked less often."""
+TIMEOUT = aiohttp.ClientTimeout(total=3)
+
+
+class Workers(SpecModel):
+    """Workers as the head counts them."""
+
+    joined: int = 0
+    training: int = 0
+
+
+class ProgressMessage(SpecModel):
+    """The JSON of a head's /progress."""
+
+    attempt: int
+    phase: HeadPhase
+    message: str = ""
+    since: Time
+    workers: Workers = Workers()
+    restarts: int = 0
+    failures: Annotated[list[Failure], Field(default_factory=list)]
+    progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = None
+    productive_seconds: float = 0.0
+
+
+@dataclass
+class _Asked:
+    """A head that is being asked."""
+
+    uid: str
+    """Of its pod."""
+    task: asyncio.Task[None]
+    report: HeadReport | None = None
+
+
+class ProgressPoller:
+    """The last answer of each head; calls `on_change` with the job's key when an answer says something new."""
+
+    def __init__(self, on_change: Callable[[Key], None]) -> None:
+        self._on_change = on_change
+        self._asked: dict[Key, _Asked] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def report(self, key: Key) -> HeadReport | None:
+        """What the job's head said last."""
+        asked = self._asked.get(key)
+        return asked.report if asked else None
+
+    def ask(self, key: Key, uid: str, address: str, token: str) -> None:
+        """Ask this head from now on: the pod with this UID, at this IP address."""
+        asked = self._asked.get(key)
+        if asked is not None and asked.uid == uid:
+            return
+        self.leave(key)
+        self._asked[key] = _Asked(uid, asyncio.create_task(self._poll(key, uid, address, token)))
+
+    def leave(self, key: Key) -> None:
+        """Ask the job's head no more, and forget what it said."""
+        asked = self._asked.pop(key, None)
+        if asked is not None:
+            asked.task.cancel()
+
+    async def close(self) -> None:
+        for key in list(self._asked):
+            self.leave(key)
+        if self._session is not None:
+            await self._session.close()
+
+    async def _poll(self, key: Key, uid: str, address: str, token: str) -> None:
+        host = f"[{address}]" if ":" in address else address
+        while True:
+            report = await self._fetch(f"http://{host}:{PORT}/progress", token)
+            asked = self._asked.get(key)
+            if asked is None or asked.uid != uid:
+                return
+            if report is not None:
+                changed = asked.report is None or _said(asked.report) != _said(report)
+                asked.report = report
+                if changed:
+                    self._on_change(key)
+            steady = asked.report is not None and asked.report.phase == "Running"
+            base = STEADY_SECONDS if steady else BRISK_SECONDS
+            await asyncio.sleep(max(base, len(self._asked) / QUESTIONS_A_SECOND))
+
+    async def _fetch(self, url: str, token: str) -> HeadReport | None:
+        """None where the head does not answer, or not as it should."""
+        if self._session is None:
+            # No connection is kept: a thousand idle ones cost more memory than opening one costs time.
+            self._session = aiohttp.ClientSession(
+                timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=0, force_close=True), trust_env=False
+            )
+        try:
+            async with self._session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+                response.raise_for_status()
+                message = ProgressMessage.model_validate_json(await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            logger.debug("%s does not answer: %s", url, error)
+            return None
+        except ValidationError as error:
+            logger.warning("%s answers what is no progress: %s", url, error)
+            return None
+        return HeadReport(
+            attempt=message.attempt,
+            phase=message.phase,
+            message=message.message,
+            since=datetime.fromisoformat(message.since),
+            received=datetime.now(UTC),
+            workers=message.workers.training,
+            progress=message.progress,
+            checkpoint=message.checkpoint,
+            restarts=message.restarts,
+            failures=tuple(message.failures),
+            productive_seconds=message.productive_seconds,
+        )
+
+
+def _said(report: HeadReport) -> tuple[object, ...]:
+    """Everything but when it was said."""
+    return tuple(value for name, value in vars(report).items() if name != "received")
