@@ -20,7 +20,7 @@ help:
 	@echo 'make e2e          tests on a real cluster and a real S3 server, named by KUBECONFIG and AWS_ENDPOINT_URL'
 	@echo 'make lint         format, lint, types, layers, documentation, generated files'
 	@echo 'make format       format and mend what can be mended'
-	@echo 'make generate     make the CRD from windlass.spec'
+	@echo 'make generate     make the CRD from windlass.spec, for kubectl and for the chart'
 	@echo 'make docs         build the documentation into site/'
 	@echo 'make lock         write what .venv holds into constraints.txt'
 	@echo 'make clean        remove .venv, caches and built files; runs/ and corpora/ stay'
@@ -49,6 +49,7 @@ format: $(VENV)/dev
 
 generate: $(VENV)/dev
 	$(BIN)/python -m windlass.spec.crd > $(CRD)
+	cp $(CRD) charts/windlass/crd/
 
 docs: $(VENV)/dev
 	$(BIN)/mkdocs build --strict
