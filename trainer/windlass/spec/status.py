@@ -119,10 +119,23 @@ class Failure(SpecModel):
     """Rank it happened in."""
     exit_code: int | None = None
     """Exit code of the process; negative for a signal."""
+    step: NonNegativeInt | None = None
+    """Optimizer steps that were done by then, as far as is known."""
     message: str = ""
     """What happened, for a person."""
     last_log_lines: Annotated[list[str], Field(max_length=100, default_factory=list)]
     """The end of the log."""
+
+
+class HeadStatus(SpecModel):
+    """The head pod of the current attempt."""
+
+    start_time: Time
+    """When the attempt starts: at once, or after its backoff."""
+    uid: str | None = None
+    """UID of its pod, once it has started; from then on no other pod may take this attempt's number."""
+    restarts_before: NonNegativeInt = 0
+    """Restarts of infrastructure's budget that were used before this attempt."""
 
 
 class JobResult(SpecModel):
@@ -164,10 +177,14 @@ class JobStatus(SpecModel):
     """Where the job is, in one word for people; conditions are for programs."""
     attempt: NonNegativeInt = 0
     """Number of the current attempt, 1 from the first start on; an older attempt can't commit a checkpoint."""
+    head: HeadStatus | None = None
+    """The head of the current attempt; none while the job is suspended or has not started."""
     start_time: Time | None = None
     """When the first attempt started."""
     completion_time: Time | None = None
     """When the job ended."""
+    suspended_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that the job was suspended since startTime, up to the last time it was resumed."""
     conditions: Annotated[
         list[Condition],
         Field(
