@@ -20,7 +20,7 @@ help:
 	@echo 'make e2e          tests on a real cluster and a real S3 server, named by KUBECONFIG and AWS_ENDPOINT_URL'
 	@echo 'make lint         format, lint, types, layers, documentation, generated files'
 	@echo 'make format       format and mend what can be mended'
-	@echo 'make generate     make the CRD from windlass.spec, for kubectl and for the chart'
+	@echo 'make generate     make the CRD from windlass.spec, and manifests/operator from the chart'
 	@echo 'make docs         build the documentation into site/'
 	@echo 'make lock         write what .venv holds into constraints.txt'
 	@echo 'make clean        remove .venv, caches and built files; runs/ and corpora/ stay'
@@ -50,6 +50,8 @@ format: $(VENV)/dev
 generate: $(VENV)/dev
 	$(BIN)/python -m windlass.spec.crd > $(CRD)
 	cp $(CRD) charts/windlass/crd/
+	@command -v helm >/dev/null || echo 'helm is not on the PATH: manifests/operator/operator.yaml stays as it is.'
+	! command -v helm >/dev/null || manifests/operator/render.sh > manifests/operator/operator.yaml
 
 docs: $(VENV)/dev
 	$(BIN)/mkdocs build --strict
