@@ -148,19 +148,88 @@ class Model(SpecModel):
     """Train low-rank adapters and leave the weights as they are."""
 
 
-class Source(SpecModel):
-    """Raw text to prepare."""
+class RawData(SpecModel):
+    """Documents in files, tables or datasets."""
 
     uri: Annotated[str, Field(min_length=1)]
-    """File, folder or glob at any fsspec URI (path, s3://, https://, ...), or python://stdlib."""
-    format: Literal["Auto", "Text", "Code", "JsonLines", "Parquet"] = "Auto"
-    """Auto goes by the file's ending: .jsonl and .parquet hold documents in `textField`; the rest is text."""
-    text_field: str = "text"
-    """Column or key that holds a document's text, for JsonLines and Parquet."""
+    """File, folder or glob at any fsspec URI (path, s3://, https://, ...), python://stdlib, or a dataset of the Hugging
+    Face hub: hf-datasets://org/name?config=NAME&split=train."""
+    format: Literal["Auto", "Text", "Code", "JsonLines", "Parquet", "Csv", "Tsv", "Html", "Warc"] = "Auto"
+    """Auto goes by the file's ending, before .gz, .zst or .bz2: .jsonl, .parquet, .csv, .tsv, .html, .warc; the rest is
+    text."""
+    text_field: Annotated[str, Field(min_length=1)] = "text"
+    """Column or key that holds a document's text, in JsonLines, Parquet, Csv, Tsv and datasets; several in a text with
+    their names in braces: "{question}\\n{answer}"."""
+
+
+class Source(RawData):
+    """Raw text to prepare."""
+
     document_separator: Annotated[str, Field(min_length=1)] | None = None
     """Splits text files into documents; default: one document per file."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """How often this source is drawn from, relative to the others."""
+    """How often its training documents are in the corpus, relative to the source of the smallest weight, whose are there
+    once: 2.5 has each two or three times. Held-out documents are never repeated."""
+    license: str | None = None
+    """Under which it may be used; goes to the corpus's card."""
+
+
+class Clean(SpecModel):
+    """What happens to each document's text, in this order; every step is counted in the corpus's card."""
+
+    unicode: bool = True
+    """Repair mojibake (ftfy) and normalise to NFC."""
+    control_characters: bool = True
+    """Remove control characters but tab and newline; line ends become \\n."""
+    boilerplate: bool = False
+    """Remove lines of navigation: counters, "sign in", "read more" (RefinedWeb, Penedo et al. 2023, appendix G.2)."""
+    languages: list[str] = []
+    """ISO 639-1 codes of the languages to keep, such as en; empty keeps all. Needs the extra `languages`."""
+    language_confidence: Fraction = 0.65
+    """Least probability of the detected language."""
+    gopher_quality: bool = False
+    """Remove documents that break Gopher's quality rules for prose (Rae et al. 2021, A.1.1)."""
+    gopher_repetition: bool = False
+    """Remove documents that repeat lines, paragraphs or n-grams (Rae et al. 2021, table A1)."""
+    c4: bool = False
+    """C4's rules for web pages (Raffel et al. 2020, 2.2): lines without end punctuation go, pages of fewer than three
+    sentences, with curly brackets or with "lorem ipsum" too. Not for source code."""
+    personal_data: bool = False
+    """Replace e-mail addresses, IP addresses, payment card and phone numbers by names such as <EMAIL>."""
+
+
+class NearDuplicates(SpecModel):
+    """MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3)."""
+
+    ngram: PositiveInt = 5
+    """Words in a row that are compared; case and punctuation don't count."""
+    permutations: Annotated[int, Field(ge=8, le=1024)] = 112
+    """Hash functions; more make the estimate of similarity sharper and slower."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """Jaccard similarity of the n-grams from which on two documents probably count as one; it decides the bands."""
+
+
+class Deduplicate(SpecModel):
+    """Of documents that are alike, the first in the order of the sources is kept."""
+
+    exact: bool = True
+    """Documents with the same text but for white space and Unicode normalisation."""
+    near: NearDuplicates | None = None
+    """Documents that are similar; {} takes the defaults."""
+
+
+class Decontaminate(SpecModel):
+    """Documents that share word n-grams with test sets (Brown et al. 2020, appendix C)."""
+
+    against: Annotated[list[RawData], Field(min_length=1)]
+    """The test sets."""
+    ngram: PositiveInt = 13
+    """Words in a row that count as overlap; case and punctuation don't. A shorter test item counts as a whole, from 8
+    words on."""
+    common: PositiveInt = 10
+    """An n-gram in more documents than this is a common phrase and does not count."""
+    action: Literal["Remove", "Report"] = "Remove"
+    """Remove the documents, or only list them in the corpus's card."""
 
 
 class Prepare(SpecModel):
@@ -169,13 +238,16 @@ class Prepare(SpecModel):
     sources: Annotated[list[Source], Field(min_length=1)]
     """What to read, in this order."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of documents held out; of a source that is one document, its last part."""
-    clean: dict[str, Any] | None = None
-    """Cleaning steps; not in this version."""
-    deduplicate: dict[str, Any] | None = None
-    """Deduplication; not in this version."""
-    decontaminate: list[str] | None = None
-    """Test sets whose items are removed; not in this version."""
+    """Share of each source's documents held out, chosen by a hash of their text, so that copies stay together; of a
+    source that is one document, its last part."""
+    clean: Clean | None = None
+    """Cleaning steps; default: none, {} the harmless ones."""
+    deduplicate: Deduplicate | None = None
+    """Default: duplicates stay; {} removes exact ones."""
+    decontaminate: Decontaminate | None = None
+    """Documents that overlap with test sets."""
+    special_tokens: bool = False
+    """Take names of special tokens in a text, such as <|endoftext|>, for the tokens; otherwise they are plain text."""
 
 
 class CorpusSource(SpecModel):
