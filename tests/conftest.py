@@ -103,19 +103,31 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The S3 server's program: on the PATH, or packed in the test cluster's bin/."""
-    if found := shutil.which("versitygw"):
-        return Path(found)
-    cluster = os.environ.get("WINDLASS_TEST_CLUSTER")
-    packed = Path(cluster).parent / "bin" / "versitygw.xz" if cluster else None
-    if not packed or not packed.exists():
-        pytest.skip("no S3 server: versitygw is not on the PATH and WINDLASS_TEST_CLUSTER has none")
-    program = tmp_path_factory.mktemp("bin") / "versitygw"
-    with lzma.open(packed) as source, open(program, "wb") as target:
-        shutil.copyfileobj(source, target)
-    program.chmod(0o755)
-    return program
+def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that finds a program on the PATH, or packed in the test cluster's bin/, and skips the test else."""
+    folder = tmp_path_factory.mktemp("bin")
+
+    @functools.cache
+    def find(name: str) -> Path:
+        if found := shutil.which(name):
+            return Path(found)
+        cluster = os.environ.get("WINDLASS_TEST_CLUSTER")
+        packed = Path(cluster).parent / "bin" / f"{name}.xz" if cluster else None
+        if not packed or not packed.exists():
+            pytest.skip(f"{name} is not on the PATH, and WINDLASS_TEST_CLUSTER has none")
+        unpacked = folder / name
+        with lzma.open(packed) as source, open(unpacked, "wb") as target:
+            shutil.copyfileobj(source, target)
+        unpacked.chmod(0o755)
+        return unpacked
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def versitygw(program: Callable[[str], Path]) -> Path:
+    """The S3 server's program."""
+    return program("versitygw")
 
 
 @pytest.fixture(scope="session")
