@@ -1,0 +1,90 @@
+"""Machines that are lost: a job goes on smaller and grows back, or elsewhere, and says what happened meanwhile."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.e2e.cluster import SCRIPT, Cluster, kubectl, now, small_job, wait_for
+from tests.e2e.test_recovery import recovered
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not SCRIPT, reason="needs nodes that can be killed: set WINDLASS_TEST_CLUSTER"),
+]
+APART = {
+    "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {
+                "topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {
+                    "matchLabels": {
+                        "app.kubernetes.io/instance": "elastic",
+                        "app.kubernetes.io/component": "worker",
+                    }
+                },
+            }
+        ]
+    }
+}
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Iterator[None]:
+    """Whatever happens, both nodes are there afterwards."""
+    yield
+    cluster.script("start", "node2")
+    kubectl("wait", "--for=condition=Ready", "node/node2", "--timeout=90s")
+
+
+def on_node(job: dict[str, Any], role: str, node: str) -> None:
+    job["spec"][role]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+
+
+def test_a_job_goes_on_smaller_without_a_node_and_grows_back(cluster: Cluster, nodes: None) -> None:
+    job = small_job(cluster, "elastic", maxSteps=100000, globalBatchSize=64, microBatchSize=16)
+    job["spec"]["workers"]["minReplicas"] = 1
+    job["spec"]["workers"]["template"]["spec"]["affinity"] = APART
+    on_node(job, "head", "node1")
+    cluster.apply(job)
+    cluster.wait_for_phase("elastic", "Running")
+    cluster.wait_for_steps_after("elastic", now(), count=10)
+    moment = now()
+    cluster.script("kill", "node2")
+    wait_for(
+        "the status says NodeLost",
+        lambda: any(failure["reason"] == "NodeLost" for failure in cluster.status("elastic").get("failures", [])),
+        40,
+    )
+    print(f"a node is lost: the status says NodeLost after {(now() - moment).total_seconds():.1f} s")
+    recovered(cluster, "elastic", "a node is lost, the job goes on smaller", moment)
+    assert cluster.status("elastic")["workers"] == {"desired": 2, "ready": 1}
+
+    moment = now()
+    cluster.script("start", "node2")
+    recovered(cluster, "elastic", "the node is back, the job grows", moment)
+    wait_for("both workers are ready", lambda: cluster.status("elastic")["workers"]["ready"] == 2)
+    losses = [record["loss"] for record in cluster.records("elastic") if record["kind"] == "train"]
+    assert len(losses) == max(step for _, step in cluster.steps("elastic")), "each step once"
+    kubectl("delete", "llmjob", "elastic", "--wait=false")
+
+
+def test_a_job_whose_head_was_on_a_lost_node_goes_on_elsewhere(cluster: Cluster, nodes: None) -> None:
+    job = small_job(cluster, "moved", maxSteps=100000)
+    on_node(job, "workers", "node1")
+    preference = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node2"]}]}
+    job["spec"]["head"]["template"]["spec"]["affinity"] = {
+        "nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": preference}]}
+    }
+    cluster.apply(job)
+    cluster.wait_for_phase("moved", "Running")
+    cluster.wait_for_steps_after("moved", now(), count=30)
+    moment = now()
+    cluster.script("kill", "node2")
+    wait_for("the status does not say Running", lambda: cluster.status("moved")["phase"] != "Running", 30)
+    print(f"the head's node is lost: not Running after {(now() - moment).total_seconds():.1f} s")
+    recovered(cluster, "moved", "the head's node is lost", moment)
+    head = cluster.pod("moved-head")
+    assert head is not None
+    assert head["spec"]["nodeName"] == "node1"
+    assert cluster.status("moved")["attempt"] == 2
+    kubectl("delete", "llmjob", "moved", "--wait=false")

@@ -1,0 +1,191 @@
+"""One job that is hit by one fault after another, and in the end has the losses of a run that was left alone.
+
+Each test prints the seconds from its fault to the next step; docs/benchmarks.md has them beside the targets.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.cluster import NAMESPACE, RELEASE_NAMESPACE, SCRIPT, Cluster, kubectl, now, run, small_job, wait_for
+
+pytestmark = pytest.mark.timeout(600)
+NAME = "hardy"
+INTERRUPTION = 2.0
+"""Seconds without a step that are no pause of a busy machine."""
+KILL_A_RANK = """
+import psutil
+ranks = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+ranks[0].kill()
+"""
+
+
+def hardy(cluster: Cluster) -> dict[str, Any]:
+    return small_job(cluster, NAME, maxSteps=100000, globalBatchSize=64, microBatchSize=32, seed=7)
+
+
+@pytest.fixture(scope="module")
+def job(cluster: Cluster) -> Iterator[None]:
+    start = now()
+    cluster.apply(hardy(cluster))
+    cluster.wait_for_phase(NAME, "Running")
+    first = wait_for("the first step", lambda: cluster.steps(NAME))[0][0]
+    print(f"kubectl apply to the first step of 2 workers: {(first - start).total_seconds():.1f} s")
+    yield
+    kubectl("delete", "llmjob", NAME, "--wait=false")
+
+
+@pytest.fixture
+def uids(cluster: Cluster, job: None) -> dict[str, str]:
+    """UIDs of the job's pods, once it has trained for some steps since the test before."""
+    cluster.wait_for_phase(NAME, "Running")
+    cluster.wait_for_steps_after(NAME, now(), count=10)
+    return _uids(cluster)
+
+
+def _uids(cluster: Cluster) -> dict[str, str]:
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in cluster.pods(NAME)}
+
+
+def recovered(cluster: Cluster, name: str, fault: str, moment: datetime, seconds: float = 120) -> None:
+    """Wait until the job makes steps after the interruption by the fault; print the times.
+
+    Meanwhile the phase must not say Running for 15 s on end while no step is made.
+    """
+    seen: list[datetime] = []
+    quiet_since: float | None = None
+
+    def next_step() -> datetime | None:
+        nonlocal quiet_since
+        steps = [at for at, _ in cluster.steps(name)]
+        seen.extend(at for at in steps if not seen or at > seen[-1])
+        found = next((b for a, b in pairwise(steps) if b > moment and (b - a).total_seconds() > INTERRUPTION), None)
+        if found is None and seen and (now() - seen[-1]).total_seconds() > INTERRUPTION:
+            running = cluster.status(name)["phase"] == "Running"
+            quiet_since = (quiet_since or time.monotonic()) if running else None
+            assert quiet_since is None or time.monotonic() - quiet_since < 15, (
+                f"Running, 15 s without a step after {fault}"
+            )
+        return found
+
+    try:
+        again = wait_for(f"{name} trains again after {fault}", next_step, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{cluster.describe(name)}") from None
+    last = max(at for at in seen if at < again)
+    print(
+        f"{fault}: {(again - moment).total_seconds():.1f} s to the next step, "
+        f"{(again - last).total_seconds():.1f} s without training"
+    )
+    cluster.wait_for_phase(name, "Running", seconds=30)
+
+
+def test_a_rank_that_is_killed_is_started_again_in_its_pod(cluster: Cluster, uids: dict[str, str]) -> None:
+    moment = now()
+    kubectl("exec", f"{NAME}-worker-1", "--", "python", "-c", KILL_A_RANK)
+    recovered(cluster, NAME, "a rank is SIGKILLed", moment)
+    assert _uids(cluster) == uids
+    failure = cluster.status(NAME)["failures"][-1]
+    assert (failure["kind"], failure["reason"]) == ("Infrastructure", "RankFailed")
+
+
+def test_a_worker_pod_that_is_deleted_is_the_only_one_replaced(cluster: Cluster, uids: dict[str, str]) -> None:
+    moment = now()
+    kubectl("delete", "pod", f"{NAME}-worker-0", "--wait=false", "--grace-period=1")
+    recovered(cluster, NAME, "a worker pod is deleted", moment)
+    after = _uids(cluster)
+    assert [name for name in uids if after[name] != uids[name]] == [f"{NAME}-worker-0"]
+
+
+def test_an_evicted_worker_saves_before_it_goes(cluster: Cluster, uids: dict[str, str]) -> None:
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": f"{NAME}-worker-1", "namespace": NAMESPACE},
+    }
+    moment = now()
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{NAME}-worker-1/eviction"
+    kubectl("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
+    recovered(cluster, NAME, "a worker pod is evicted", moment)
+    after = _uids(cluster)
+    assert [name for name in uids if after[name] != uids[name]] == [f"{NAME}-worker-1"]
+    steps = [step for _, step in cluster.steps(NAME)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_head_that_is_lost_is_a_new_attempt_while_the_workers_stay(cluster: Cluster, uids: dict[str, str]) -> None:
+    attempt = cluster.status(NAME)["attempt"]
+    moment = now()
+    kubectl("delete", "pod", f"{NAME}-head", "--grace-period=0", "--force", "--wait=false")
+    recovered(cluster, NAME, "the head is lost", moment)
+    after = _uids(cluster)
+    assert [name for name in uids if after[name] != uids[name]] == [f"{NAME}-head"]
+    assert cluster.status(NAME)["attempt"] == attempt + 1
+
+
+def test_the_operator_can_be_killed_at_any_moment(cluster: Cluster, uids: dict[str, str]) -> None:
+    restarts = cluster.status(NAME)["restarts"]
+    run("kubectl", "-n", RELEASE_NAMESPACE, "delete", "pods", "--all", "--grace-period=0", "--force")
+    moment = now()
+    cluster.wait_for_steps_after(NAME, moment, count=10)
+    run("kubectl", "-n", RELEASE_NAMESPACE, "rollout", "status", "deployment", "--timeout=60s")
+    step = cluster.status(NAME)["progress"]["step"]
+    wait_for("the new operator writes progress", lambda: cluster.status(NAME)["progress"]["step"] > step, 60)
+    assert _uids(cluster) == uids
+    assert cluster.status(NAME)["restarts"] == restarts
+
+
+@pytest.mark.skipif(not SCRIPT, reason="needs a store that can be killed: set WINDLASS_TEST_CLUSTER")
+def test_an_object_store_that_is_away_for_a_minute_costs_no_restart(cluster: Cluster, uids: dict[str, str]) -> None:
+    status = cluster.status(NAME)
+    cluster.kill_store()
+    moment = now()
+    time.sleep(60)
+    cluster.script("up")
+    print(
+        f"the object store is away for a minute: {cluster.wait_for_steps_after(NAME, now(), 5):.1f} s to the next steps"
+    )
+    committed = status["checkpoint"]["step"]
+    wait_for("a new checkpoint", lambda: cluster.status(NAME)["checkpoint"]["step"] > committed, 90)
+    assert cluster.status(NAME)["restarts"] == status["restarts"], moment
+    assert _uids(cluster) == uids
+
+
+def test_the_losses_are_those_of_a_run_that_was_left_alone(cluster: Cluster, job: None, tmp_path: Path) -> None:
+    kubectl("patch", "llmjob", NAME, "--type=merge", "-p", '{"spec": {"lifecycle": {"suspend": true}}}')
+    cluster.wait_for_phase(NAME, "Suspended", seconds=60)
+    text = cluster.store.cat_file(f"{cluster.bucket}/runs/{NAME}/metrics.jsonl").decode()
+    losses = {r["step"]: r["loss"] for r in map(json.loads, text.splitlines()) if r["kind"] == "train"}
+    assert list(losses) == list(range(1, len(losses) + 1)), "each step once"
+
+    undisturbed = hardy(cluster)
+    undisturbed["metadata"] = {"name": "undisturbed"}
+    undisturbed["spec"]["checkpoints"] = {"everySteps": 100000}
+    for pods in ("workers", "head"):
+        undisturbed["spec"][pods].pop("template")
+    (tmp_path / "job.yaml").write_text(json.dumps(undisturbed))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windlass", "run", "job.yaml"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    metrics = tmp_path / "runs/undisturbed/metrics.jsonl"
+
+    def reached() -> bool:
+        assert process.poll() is None
+        return metrics.exists() and f'"step": {len(losses)},' in metrics.read_text()
+
+    try:
+        wait_for(f"step {len(losses)} of the undisturbed run", reached, 300)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    alone = {r["step"]: r["loss"] for r in map(json.loads, metrics.read_text().splitlines()) if r["kind"] == "train"}
+    assert losses == {step: alone[step] for step in losses}
