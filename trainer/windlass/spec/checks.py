@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from windlass.errors import WindlassError
+from windlass.spec.cluster import cluster_problems
 from windlass.spec.job import JobSpec, LLMTrainingJob
 from windlass.spec.presets import PRESETS, TOKENIZERS, ModelConfig, model_config, tokenizer_name
 from windlass.spec.problems import Problem, did_you_mean
@@ -18,9 +19,10 @@ DURATIONS = ("spec.training.maxSteps", "spec.training.maxTokens", "spec.training
 ORIGINS = ("spec.model.preset", "spec.model.from", "spec.model.custom")
 
 
-def check(job: LLMTrainingJob) -> list[Problem]:
-    """All rules between fields that the job breaks; empty for a good one."""
-    return [problem for rule in _RULES for problem in rule(job.spec)]
+def check(job: LLMTrainingJob, *, cluster: bool = False) -> list[Problem]:
+    """All rules between fields that the job breaks, with `cluster` those of clusters too; empty for a good one."""
+    rules = (*_RULES, cluster_problems) if cluster else _RULES
+    return [problem for rule in rules for problem in rule(job.spec)]
 
 
 def warnings(job: LLMTrainingJob) -> list[str]:

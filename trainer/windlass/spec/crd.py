@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from windlass.spec.cluster import cluster_rules
 from windlass.spec.job import API_VERSION, KIND, LLMTrainingJob
 from windlass.spec.presets import PRESETS
 from windlass.spec.rules import Rule, rules
@@ -34,6 +35,46 @@ _COLUMNS = [
     ("MFU", "string", ".status.columns.mfu", 1),
     ("Goodput", "string", ".status.columns.goodput", 1),
 ]
+_OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_WORDS = {"type": "array", "items": {"type": "string"}}
+_CONTAINER = _OPEN | {
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "maxLength": 63, "description": "head or worker for Windlass's own container."},
+        "command": _WORDS | {"description": "Program of a container of your own."},
+        "args": _WORDS | {"description": "Arguments of a container of your own."},
+    },
+}
+_TEMPLATE = {
+    # Of a pod template only what rules look at is spelled out; the API server checks the rest when a pod is made of it.
+    "properties": {
+        "metadata": _OPEN
+        | {
+            "description": "Labels and annotations of the pods.",
+            "properties": {
+                "labels": {
+                    "type": "object",
+                    "additionalProperties": {"type": "string"},
+                    "maxProperties": 100,
+                    "description": "Labels of the pods, beside Windlass's own.",
+                }
+            },
+        },
+        "spec": _OPEN
+        | {
+            "description": "Fields of a PodSpec, as in kubectl explain pod.spec.",
+            "properties": {
+                "restartPolicy": {"type": "string", "description": "Windlass's own; leave it out."},
+                "containers": {
+                    "type": "array",
+                    "items": _CONTAINER,
+                    "maxItems": 20,
+                    "description": "Additions to Windlass's container, head or worker, and containers of your own.",
+                },
+            },
+        },
+    },
+}
 
 
 def crd() -> dict[str, Any]:
@@ -80,8 +121,10 @@ def schema() -> dict[str, Any]:
     properties["metadata"] = {"type": "object", "properties": {"name": constraints}}
     properties["status"] = _model_schema(JobStatus)
     _property(root, "spec.model.preset")["enum"] = list(PRESETS)
-    for path, found in rules().items():
-        _property(root, path)["x-kubernetes-validations"] = [_validation(rule) for rule in found]
+    for pods in ("head", "workers"):
+        _property(root, f"spec.{pods}.template").update(_TEMPLATE)
+    for path, found in (*rules().items(), *cluster_rules().items()):
+        _property(root, path).setdefault("x-kubernetes-validations", []).extend(map(_validation, found))
     return root
 
 
@@ -158,8 +201,10 @@ def _free_mapping(source: dict[str, Any], definitions: dict[str, Any]) -> dict[s
 
 
 def _property(root: dict[str, Any], path: str) -> dict[str, Any]:
+    """The schema at a path; that of a list's items, where the path says name[]."""
     for name in filter(None, path.split(".")):
-        root = root["properties"][name]
+        root = root["properties"][name.removesuffix("[]")]
+        root = root["items"] if name.endswith("[]") else root
     return root
 
 

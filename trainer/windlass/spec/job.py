@@ -21,6 +21,8 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Quantity = int | Annotated[str, Field(pattern=r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$")]
 """A Kubernetes quantity: 2, "0.5", "500m", "16Gi"."""
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+"""A place; its length is bounded, since the API server bounds the work of the rules that look at it."""
 PodTemplate = dict[str, Any]
 """A fragment of a PodTemplateSpec, merged into what Windlass makes."""
 
@@ -151,7 +153,7 @@ class Model(SpecModel):
 class RawData(SpecModel):
     """Documents in files, tables or datasets."""
 
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Uri
     """File, folder or glob at any fsspec URI (path, s3://, https://, ...), python://stdlib, or a dataset of the Hugging
     Face hub: hf-datasets://org/name?config=NAME&split=train."""
     format: Literal["Auto", "Text", "Code", "JsonLines", "Parquet", "Csv", "Tsv", "Html", "Warc"] = "Auto"
@@ -221,7 +223,7 @@ class Deduplicate(SpecModel):
 class Decontaminate(SpecModel):
     """Documents that share word n-grams with test sets (Brown et al. 2020, appendix C)."""
 
-    against: Annotated[list[RawData], Field(min_length=1)]
+    against: Annotated[list[RawData], Field(min_length=1, max_length=1000)]
     """The test sets."""
     ngram: PositiveInt = 13
     """Words in a row that count as overlap; case and punctuation don't. A shorter test item counts as a whole, from 8
@@ -235,7 +237,7 @@ class Decontaminate(SpecModel):
 class Prepare(SpecModel):
     """Make the corpus from raw sources: once, and again only when the inputs change."""
 
-    sources: Annotated[list[Source], Field(min_length=1)]
+    sources: Annotated[list[Source], Field(min_length=1, max_length=1000)]
     """What to read, in this order."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of each source's documents held out, chosen by a hash of their text, so that copies stay together; of a
@@ -253,7 +255,7 @@ class Prepare(SpecModel):
 class CorpusSource(SpecModel):
     """A prepared corpus."""
 
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Uri
     """Where its manifest.json lies, at any fsspec URI."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How often it is drawn from, relative to the others."""
@@ -264,9 +266,9 @@ class Data(SpecModel):
 
     prepare: Prepare | None = None
     """Make the corpus first. It goes to the one URI in `train`, or to corpora/ beside the runs."""
-    train: list[CorpusSource] = []
+    train: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Prepared corpora."""
-    validation: list[CorpusSource] = []
+    validation: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Corpora to measure on; default: the validation split of those in `train`."""
     packing: bool = True
     """Documents share a sequence."""
@@ -358,7 +360,7 @@ class Training(SpecModel):
 class Checkpoints(SpecModel):
     """Saving the state of training, without stopping it."""
 
-    uri: str | None = None
+    uri: Uri | None = None
     """Any fsspec URI; default: checkpoints/ in the run folder."""
     every_steps: PositiveInt | None = None
     """Steps between checkpoints. The last step is always saved."""

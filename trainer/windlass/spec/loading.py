@@ -25,6 +25,16 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> LLMTrainingJob:
         InvalidJob: with every problem, its line in the file, and what would be right.
         WindlassError: ConfigInvalid, when the file can't be read.
     """
+    return load_document(path, overrides)[1]
+
+
+def load_document(
+    path: str | Path, overrides: Sequence[str] = (), *, cluster: bool = False
+) -> tuple[Document, LLMTrainingJob]:
+    """A job as it is written, overrides applied and defaults left out, and as it is meant. Raises as `load_job`.
+
+    With `cluster`, it is held to the rules of jobs on a cluster, too.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -33,20 +43,26 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> LLMTrainingJob:
         raise WindlassError("ConfigInvalid", f"{path}: not a text file in UTF-8 ({error.reason})") from error
     except OSError as error:
         raise WindlassError("ConfigInvalid", f"{path}: cannot be read: {error.strerror}") from error
-    return load_job_text(text, str(path), overrides)
+    return _load(text, str(path), overrides, cluster=cluster)
 
 
-def load_job_text(text: str, source: str = "job.yaml", overrides: Sequence[str] = ()) -> LLMTrainingJob:
+def load_job_text(
+    text: str, source: str = "job.yaml", overrides: Sequence[str] = (), *, cluster: bool = False
+) -> LLMTrainingJob:
     """The job in a YAML text; `source` is what messages call it. Raises as `load_job`."""
+    return _load(text, source, overrides, cluster=cluster)[1]
+
+
+def _load(text: str, source: str, overrides: Sequence[str], *, cluster: bool) -> tuple[Document, LLMTrainingJob]:
     document = parse(text, source)
     problems = list(document.problems)
     if isinstance(document.value, dict):
         problems += [problem for override in overrides for problem in command_line.apply(document, override)]
-    job, found = validate(document.value)
-    problems += [_located(problem, document) for problem in found]
+    job, found = validate(document.value, cluster=cluster)
+    problems += [locate(problem, document) for problem in found]
     if problems or job is None:
         raise InvalidJob(sorted(problems, key=lambda problem: (problem.line is not None, problem.line)))
-    return job
+    return document, job
 
 
 def dump_job(job: LLMTrainingJob) -> str:
@@ -71,7 +87,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _located(problem: Problem, document: Document) -> Problem:
+def locate(problem: Problem, document: Document) -> Problem:
     """The problem with the file and line, or the --set option, that it comes from."""
     for path in _upwards(problem.path):
         if path in document.overridden:

@@ -40,7 +40,9 @@ REASONS: dict[str, Reason] = {
     "ConfigInvalid": Reason("User", "The job file is wrong.", "Correct the fields that the message names.", True),
     "DataNotFound": Reason("User", "A source, corpus or file is not there.", "Correct the URI.", True),
     "DataCorrupt": Reason("User", "Data does not match its hash or cannot be read.", "Prepare the corpus again.", True),
-    "AccessDenied": Reason("User", "The storage refused the credentials.", "Check the keys and the policy.", True),
+    "AccessDenied": Reason(
+        "User", "The storage or the cluster refused the credentials.", "Check the keys and the policy.", True
+    ),
     "StorageFull": Reason("User", "No space is left where the run writes.", "Free space and run again."),
     "OutOfMemory": Reason("User", "A process needed more memory than there is.", "Lower microBatchSize."),
     "GpuOutOfMemory": Reason(
@@ -49,6 +51,11 @@ REASONS: dict[str, Reason] = {
     "NonFiniteLoss": Reason("User", "The loss became NaN or infinite.", "Lower learningRate or use BF16."),
     "UserError": Reason("User", "The job's own code raised an error.", "See the traceback in logs/."),
     "StorageInUse": Reason("User", "Another run writes there.", "Wait for it, stop it, or use another name.", True),
+    # User, of commands for clusters only.
+    "JobNotFound": Reason("User", "The cluster has no job of this name.", "Check name, namespace and context.", True),
+    "ClusterUnavailable": Reason(
+        "User", "No cluster with Windlass answers.", "Check kubeconfig and network; install the chart.", True
+    ),
     # Waiting: neither failed nor retried.
     "Unschedulable": Reason("Waiting", "No node has room for a pod.", "Ask for less or add nodes."),
     "ImagePullFailed": Reason("Waiting", "An image cannot be pulled.", "Check its name and the pull secret."),

@@ -48,8 +48,11 @@ _STAND_INS: dict[Keys, Any] = {
 """What takes the place of a required field that is wrong, so that the rules can run on the others."""
 
 
-def validate(value: Any) -> tuple[LLMTrainingJob | None, list[Problem]]:
-    """The job that plain values describe, and all that is wrong with it; it is only good without problems."""
+def validate(value: Any, *, cluster: bool = False) -> tuple[LLMTrainingJob | None, list[Problem]]:
+    """The job that plain values describe, and all that is wrong with it; it is only good without problems.
+
+    With `cluster`, the rules of jobs on a cluster count as well.
+    """
     if not isinstance(value, dict):
         shape = "empty" if value is None else _shown(value)
         return None, [Problem("", f"{shape}; a job is one mapping with apiVersion, kind, metadata and spec")]
@@ -69,7 +72,7 @@ def validate(value: Any) -> tuple[LLMTrainingJob | None, list[Problem]]:
     else:
         left_out = set()
     if job is not None:
-        found += [problem for problem in check(job) if not _concerns(problem, left_out)]
+        found += [problem for problem in check(job, cluster=cluster) if not _concerns(problem, left_out)]
     return job, found
 
 
