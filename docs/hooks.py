@@ -19,6 +19,7 @@ from windlass.spec.reasons import REASONS
 
 Schema = dict[str, Any]
 DECISIONS = Path(__file__).parent / "decisions"
+VALUES = Path(__file__).parents[1] / "charts/windlass/values.yaml"
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
@@ -132,6 +133,24 @@ def decisions() -> Iterator[str]:
         yield f"- [{title}]({note.name})"
 
 
+def values() -> Iterator[str]:
+    """A row for each of the chart's values, with the comment above it."""
+    yield from ["| value | default | meaning |", "| --- | --- | --- |"]
+    path: list[str] = []
+    comment: list[str] = []
+    for line in VALUES.read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("# "):
+            comment.append(text[2:])
+            continue
+        name, _, default = text.partition(":")
+        path[(len(line) - len(text)) // 2 :] = [name]
+        if text and comment:
+            shown = f"`{default.strip()}`" if default else ""
+            yield f"| `{'.'.join(path)}` | {_cell(shown)} | {_cell(' '.join(comment))} |"
+        comment = []
+
+
 def _anchor(heading: str) -> str:
     return heading.lower().replace(".", "")
 
@@ -141,5 +160,5 @@ def _cell(text: str) -> str:
 
 
 TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    table.__name__: table for table in (job, presets, reasons, commands, decisions)
+    table.__name__: table for table in (job, presets, reasons, commands, decisions, values)
 }
