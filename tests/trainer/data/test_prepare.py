@@ -201,7 +201,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path, tmp_path: Pat
 
 
 def test_neither_torch_nor_ray_is_needed() -> None:
-    modules = ("prepare", "stream", "inspect", "tokenizers", "sources")
+    modules = ("prepare", "stream", "inspect", "tokenizers", "sources.documents")
     program = f"import sys, {', '.join(f'windlass.data.{name}' for name in modules)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "transformers"} & set(loaded)

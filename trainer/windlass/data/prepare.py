@@ -29,7 +29,10 @@ from windlass.data.corpus import (
     TokenType,
     read_manifest,
 )
-from windlass.data.sources import Document, SourceFile, documents, list_files
+from windlass.data.sources.document import Document
+from windlass.data.sources.documents import documents
+from windlass.data.sources.files import SourceFile
+from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.spec.job import Prepare, Source

@@ -1,0 +1,1 @@
+"""Raw sources: which files a source names, and the documents in them."""
