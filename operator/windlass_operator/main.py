@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from windlass_operator.controller import Controller
@@ -89,6 +89,8 @@ async def serve(options: argparse.Namespace) -> None:
         controller = Controller(client, settings_of(options), instance, registry)
         if options.leader_elect:
             leader = LeaderElection(client, namespace=options.namespace, name=LEASE, identity=instance)
+        leading = Gauge("windlass_operator_leading", "1 in the replica that leads, 0 in others.", registry=registry)
+        leading.set_function(lambda: float(leader is None or leader.leading))
         runner = await _listen(options.listen, controller, registry)
         informers = asyncio.create_task(controller.run_informers())
         work = asyncio.create_task(leader.run(controller.run) if leader else controller.run())
