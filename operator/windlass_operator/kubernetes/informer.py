@@ -118,11 +118,12 @@ class Informer:
                 await self._watch(scope)
                 cause = "ended"
             except (ApiError, Unreachable) as error:
-                expired = isinstance(error, ApiError) and error.status not in PASSING
-                cause = "expired" if expired else "failed"
-                listed = listed and not expired
-                level = logging.DEBUG if expired and listed else logging.INFO if failures == 0 else logging.WARNING
-                logger.log(level, "%s: %s", self._resource.plural, error)
+                status = error.status if isinstance(error, ApiError) else None
+                listed = listed and (status is None or status in PASSING)
+                cause = "expired" if status == 410 else "failed"
+                logger.log(
+                    logging.WARNING if failures else logging.INFO, "following %s: %s", self._resource.plural, error
+                )
             self._client.metrics.watch_restarts.labels(self._resource.plural, cause).inc()
             delay = backoff(failures, FIRST_DELAY, LONGEST_DELAY)
             # One that lasted longer than the delay before it was well: nothing is asked in a hot loop, and seldom late.

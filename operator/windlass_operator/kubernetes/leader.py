@@ -65,16 +65,17 @@ class LeaderElection:
         return _now() < self._until
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
-        """Run `lead` while this process leads, and cancel it when it does no more, for ever.
+        """Run `lead` while this process leads, cancel it when it does no more, and so on until `lead` ends by itself.
 
         Raises what `lead` raises. In the end the lease is given back, so that the next leader need not wait.
         """
         try:
-            while True:
+            ended = False
+            while not ended:
                 await self._wait_for_turn()
                 logger.info("%s leads", self._identity)
-                await self._lead(lead)
-                logger.warning("%s leads no more", self._identity)
+                ended = await self._lead(lead)
+                logger.info("%s leads no more", self._identity)
         finally:
             await self._release()
 
@@ -82,7 +83,8 @@ class LeaderElection:
         while not await self._try():
             await asyncio.sleep(self._renew_every * random.uniform(0.8, 1.2))
 
-    async def _lead(self, lead: Callable[[], Awaitable[None]]) -> None:
+    async def _lead(self, lead: Callable[[], Awaitable[None]]) -> bool:
+        """Whether `lead` ended before the leadership did."""
         work = asyncio.ensure_future(lead())
         renewal = asyncio.create_task(self._renew())
         try:
@@ -94,6 +96,7 @@ class LeaderElection:
             await asyncio.gather(work, renewal, return_exceptions=True)
         if ended:
             work.result()
+        return ended
 
     async def _renew(self) -> None:
         """Renew the lease until it is lost or about to end."""
@@ -150,7 +153,7 @@ class LeaderElection:
             lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata}
             return await self._client.create(LEASES, lease | {"spec": spec | {"acquireTime": now}})
         before = self._lease["spec"]
-        if before.get("holderIdentity") != holder:
+        if holder not in {None, before.get("holderIdentity")}:
             spec |= {"acquireTime": now, "leaseTransitions": before.get("leaseTransitions", 0) + 1}
         version = {"resourceVersion": self._lease["metadata"]["resourceVersion"]}
         patch = {"metadata": version, "spec": spec}
