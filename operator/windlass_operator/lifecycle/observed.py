@@ -48,6 +48,11 @@ class Pod:
     verdict: "Verdict | None" = None
     """A head's last word: its termination message."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether its containers have ended for good."""
+        return self.phase in {"Succeeded", "Failed"}
+
 
 @dataclass(frozen=True)
 class Verdict:

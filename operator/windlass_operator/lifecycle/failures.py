@@ -1,0 +1,93 @@
+"""The record of failures: each is told once, and the last ten are kept."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from windlass.spec.reasons import REASONS
+from windlass.spec.status import Failure, JobStatus
+from windlass_operator.job import parse_time
+from windlass_operator.lifecycle.draft import Draft, stamp
+from windlass_operator.lifecycle.observed import Pod
+
+KEPT = 10
+POD_REASONS = ("NodeLost", "Evicted", "Preempted")
+"""What happens to pods from outside: the operator's to record. The rest is told by the heads."""
+
+
+def pod_trouble(pod: Pod) -> tuple[str, str] | None:
+    """Reason and message of what ends a pod from outside; None for a pod in peace."""
+    if pod.node_lost:
+        return "NodeLost", f"Node {pod.node}, where {pod.name} was, has stopped answering."
+    words = f" The kubelet says: {pod.message}" if pod.message else ""
+    if pod.reason is not None and pod.reason.startswith("Preempt"):
+        return "Preempted", f"Pod {pod.name} gave way to one of higher priority.{words}"
+    if pod.reason in {"Evicted", "NodeShutdown", "Terminated"}:
+        return "Evicted", f"Pod {pod.name} was evicted from node {pod.node}.{words}"
+    if pod.deleting:
+        return "Evicted", f"Pod {pod.name} was deleted: evicted, drained from node {pod.node}, or by hand."
+    return None
+
+
+def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> Failure:
+    """Record what the operator noticed."""
+    # The API server's clock may be ahead of this one; a failure is never older than its pod.
+    noticed = max(draft.now, pod.created) if pod is not None and pod.created else draft.now
+    failure = Failure(
+        time=stamp(noticed),
+        attempt=draft.status.attempt,
+        kind="Infrastructure" if REASONS[reason].kind == "Infrastructure" else "User",
+        reason=reason,
+        pod=pod.name if pod else None,
+        node=pod.node if pod else None,
+        exit_code=pod.exit_code if pod else None,
+        step=draft.status.progress.step if draft.status.progress else None,
+        message=message,
+        last_log_lines=[],
+    )
+    add(draft, [failure])
+    return failure
+
+
+def record_trouble(draft: Draft, pod: Pod) -> None:
+    """Record what ends a pod from outside, once for each pod."""
+    trouble = pod_trouble(pod)
+    if trouble is not None and recorded(draft.status, pod) is None:
+        record(draft, *trouble, pod)
+
+
+def recorded(status: JobStatus, pod: Pod) -> Failure | None:
+    """What was recorded of this very pod: since it was created, for pods follow each other under one name."""
+    return next(
+        (
+            failure
+            for failure in reversed(status.failures)
+            if failure.pod == pod.name
+            and failure.reason in POD_REASONS
+            and (pod.created is None or moment(failure) >= pod.created)
+        ),
+        None,
+    )
+
+
+def add(draft: Draft, news: Iterable[Failure]) -> None:
+    """Merge failures into the record."""
+    known = {_identity(failure) for failure in draft.status.failures}
+    fresh = [failure for failure in news if _identity(failure) not in known]
+    if fresh:
+        draft.status.failures = sorted([*draft.status.failures, *fresh], key=moment)[-KEPT:]
+
+
+def unheard(draft: Draft) -> list[Failure]:
+    """What this decision adds to the record."""
+    told = {_identity(failure) for failure in draft.job.status.failures}
+    return [failure for failure in draft.status.failures if _identity(failure) not in told]
+
+
+def moment(failure: Failure) -> datetime:
+    """When it was noticed."""
+    time = parse_time(failure.time)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _identity(failure: Failure) -> tuple[object, ...]:
+    return failure.attempt, failure.time, failure.reason, failure.pod, failure.rank

@@ -1,0 +1,56 @@
+"""Workers: a seat each, which keeps its name and number whichever pod sits in it."""
+
+from datetime import timedelta
+
+from windlass_operator.lifecycle.decision import CreateWorker
+from windlass_operator.lifecycle.draft import Draft
+from windlass_operator.lifecycle.failures import record_trouble
+from windlass_operator.lifecycle.observed import Pod
+
+PAUSE = timedelta(seconds=10)
+"""Between one pod of a seat and the next, where they end as fast as they are made."""
+
+
+def wanted(draft: Draft) -> range:
+    """The seats that there should be."""
+    return range(draft.job.spec.workers.replicas)
+
+
+def seated(draft: Draft) -> dict[int, Pod]:
+    """The pods of the seats that there should be."""
+    seats = wanted(draft)
+    return {pod.worker: pod for pod in draft.observed.workers if pod.worker is not None and pod.worker in seats}
+
+
+def keep_workers(draft: Draft) -> None:
+    """See that each seat has its pod: replace what is lost, and only that; close seats that are too many."""
+    pods = seated(draft)
+    for pod in reversed(draft.observed.workers):
+        if pod not in pods.values():
+            draft.delete(pod)
+    for index in wanted(draft):
+        if index in pods:
+            _keep(draft, pods[index])
+        else:
+            draft.actions.append(CreateWorker(index))
+
+
+def _keep(draft: Draft, pod: Pod) -> None:
+    if not _left_from_before_suspension(draft, pod):
+        record_trouble(draft, pod)
+    if pod.node_lost or (_is_vacant(draft, pod) and draft.is_over((pod.created or draft.now) + PAUSE)):
+        draft.delete(pod)
+
+
+def _is_vacant(draft: Draft, pod: Pod) -> bool:
+    """Whether a pod has ended before its job. A worker that the head let go has done so for good reason."""
+    let_go = draft.report is not None and draft.report.phase in {"Stopping", "Succeeded", "Stopped", "Failed"}
+    return pod.phase == "Failed" or (pod.phase == "Succeeded" and not let_go)
+
+
+def _left_from_before_suspension(draft: Draft, pod: Pod) -> bool:
+    """Whether a pod is still ending because the job was suspended."""
+    suspended = draft.condition("Suspended")
+    if suspended is None or pod.created is None:
+        return False
+    return draft.since(suspended.last_transition_time) <= draft.now - pod.created
