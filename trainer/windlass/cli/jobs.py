@@ -7,7 +7,7 @@ from pathlib import Path
 from windlass.cli.show import warn, write
 from windlass.spec.checks import unsupported, warnings
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.loading import InvalidJob, load_job
+from windlass.spec.loading import InvalidJob, load_document, load_job
 
 
 def load(
@@ -30,12 +30,12 @@ def say_warnings(job: LLMTrainingJob) -> None:
         warn(f"Warning: {warning}")
 
 
-def validate_files(files: Sequence[Path], overrides: Sequence[str] | None) -> None:
+def validate_files(files: Sequence[Path], overrides: Sequence[str] | None, *, cluster: bool) -> None:
     """Print which files are valid jobs. Raises InvalidJob with the problems of all the others."""
     problems = []
     for file in files:
         try:
-            job = load(file, overrides)
+            job = load_document(file, overrides or [], cluster=cluster)[1]
         except InvalidJob as error:
             problems += error.problems
             continue

@@ -12,7 +12,12 @@ from typer.core import TyperGroup
 
 from windlass.errors import INTERRUPTED, WindlassError
 
-EXTRAS = {"kubernetes": "cluster", "tensorboard": "tensorboard", "wandb": "wandb"}
+EXTRAS = {
+    **{name: name for name in ("datasets", "tensorboard", "wandb")},
+    **dict.fromkeys(("resiliparse", "warcio"), "html"),
+    "kubernetes": "cluster",
+    "py3langid": "languages",
+}
 """Modules that come with an extra of their own; every other one that can be missing comes with `train`."""
 
 
@@ -217,12 +222,10 @@ def submit(
 
     Creates the job, or changes the one of this name, and shows it until it ends. Ctrl-C leaves it running.
     """
-    from windlass.cli.cluster.connection import connect
     from windlass.cli.cluster.submit import submit as submit_job
 
-    cluster = connect(context, namespace)
-    code = submit_job(cluster, file, overrides or [], chosen=namespace, watch=watch, dry_run=dry_run)
-    raise typer.Exit(code)
+    options = {"namespace": namespace, "context": context}
+    raise typer.Exit(submit_job(file, overrides or [], **options, watch=watch, dry_run=dry_run))
 
 
 @app.command()

@@ -30,6 +30,7 @@ class Progress:
     tokens_per_second: float | None = None
     mfu: float | None = None
     checkpoint: int | None = None
+    workers: str = ""
     failure: str = ""
     _moments: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=SPEED_STEPS))
 
@@ -49,6 +50,8 @@ class Progress:
                 self.validation_loss = record["loss"]
             case "checkpoint":
                 self.checkpoint = record["step"]
+            case "workers":
+                self.workers = f"{record['ready']}/{record['desired']}"
 
     @property
     def remaining(self) -> float | None:
@@ -71,7 +74,8 @@ class Progress:
             (self.remaining or None, lambda seconds: f"{duration(seconds)} left"),
             (self.checkpoint, "checkpoint {}".format),
         ]
-        return [text(value) for value, text in known if value is not None]
+        workers = [f"workers {self.workers}"] if self.workers else []
+        return [text(value) for value, text in known if value is not None] + workers
 
     def line(self) -> str:
         """All of it on one line, for logs."""

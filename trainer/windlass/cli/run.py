@@ -3,7 +3,6 @@
 import importlib.util
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 import typer
 
-from windlass.cli.progress import Progress, lines
+from windlass.cli.live import show
+from windlass.cli.progress import Progress
 from windlass.cli.show import count, duration, loss, short, write
 from windlass.engine.local import RunHandle, start_run
 from windlass.engine.run_folder import RunFolder, read_json
@@ -21,9 +21,6 @@ from windlass.errors import BAD_INPUT, DONE, INTERRUPTED, WindlassError
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.reasons import REASONS
 from windlass.storage import shown
-
-LINE_SECONDS = 5.0
-"""Between two lines of progress where there is no terminal."""
 
 
 def run_job(job: LLMTrainingJob, *, runs: Path, restart: bool, yes: bool, again: str) -> int:
@@ -42,7 +39,8 @@ def run_job(job: LLMTrainingJob, *, runs: Path, restart: bool, yes: bool, again:
         _sum_up(handle, again)
         return DONE
     with _signals(handle) as killed:
-        progress = _watch(handle)
+        progress = Progress(handle.name)
+        show(_updates(handle, progress), progress)
     code = INTERRUPTED if killed() else handle.exit_code
     if code not in (DONE, INTERRUPTED):
         raise _failure(progress, handle)
@@ -79,32 +77,6 @@ def _signals(handle: RunHandle) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _watch(handle: RunHandle) -> Progress:
-    """Show a run until it ends: a live panel on a terminal, lines elsewhere."""
-    progress = Progress(handle.name)
-    if not sys.stdout.isatty():
-        shown = time.monotonic()
-        for record in _updates(handle, progress):
-            for line in lines(record):
-                write(line)
-            if record["kind"] == "checkpoint":
-                write(f"step {record['step']}  checkpoint saved")
-            if record["kind"] == "train" and time.monotonic() - shown >= LINE_SECONDS:
-                shown = time.monotonic()
-                write(progress.line())
-        return progress
-
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(highlight=False)
-    with Live(progress, console=console, refresh_per_second=4, transient=True):
-        for record in _updates(handle, progress):
-            for line in lines(record):
-                console.print(line, markup=False, soft_wrap=True)
-    return progress
 
 
 def _updates(handle: RunHandle, progress: Progress) -> Iterator[dict[str, Any]]:

@@ -80,7 +80,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_RESTART_POLICY = "restartPolicy is Windlass's own; how often what is started again is in spec.lifecycle.restarts"
+_RESTART_POLICY = "is Windlass's own; how often what is started again is in spec.lifecycle.restarts"
 _COMMAND = "the command of container {container} is Windlass's own; run what comes before it in an init container"
 _LABELS = f"labels with {OWN_LABEL} are Windlass's own; choose another prefix"
 
@@ -148,7 +148,11 @@ def _cel_seen(example: str) -> Rule:
 def _cel_template(container: str) -> list[Rule]:
     own = f"!has(self.spec) || !has(self.spec.containers) || !self.spec.containers.exists(c, c.name == '{container}'"
     return [
-        Rule("!has(self.spec) || !has(self.spec.restartPolicy)", _RESTART_POLICY, ".spec.restartPolicy"),
+        Rule(
+            "!has(self.spec) || !has(self.spec.restartPolicy)",
+            f"restartPolicy {_RESTART_POLICY}",
+            ".spec.restartPolicy",
+        ),
         Rule(f"{own} && (has(c.command) || has(c.args)))", _COMMAND.format(container=container), ".spec.containers"),
         Rule(
             f"!has(self.metadata) || !has(self.metadata.labels) "
