@@ -1,10 +1,11 @@
 """Strategic merge: a fragment of a pod over a whole one, as `kubectl patch` does it.
 
 Mappings merge key by key, and null removes a key. Lists of objects merge by what names their elements; other lists, as
-command and tolerations, are replaced. `$patch: delete` removes an element or a mapping, `$patch: replace` replaces it.
+command and tolerations, are replaced. `$patch: delete` removes an element or a mapping; `$patch: replace` replaces the
+mapping, or as an element of its own the list, that it is in. Unlike there, the base's elements stay first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -52,23 +53,20 @@ def _field(base: Any, name: str, patch: Any, path: str) -> Any:
 
 def _merge_list(base: list[Any], patch: Any, field: str, path: str) -> list[Any]:
     """Elements of the base in their order, each with the patch's of the same name; then what only the patch has."""
-    key = MERGE_KEYS[field]
-    merged = {element[key]: deepcopy(element) for element in base}
-    for name, element, here in _elements(patch, key, path):
-        whole = field in UNIONS and "$patch" not in element
-        _set(merged, name, merge(None if whole else merged.get(name), element, here))
-    return list(merged.values())
-
-
-def _elements(patch: Any, key: str, path: str) -> Iterator[tuple[Any, Mapping[str, Any], str]]:
-    """Name, value and path of each."""
     if not isinstance(patch, list):
         raise WindlassError("ConfigInvalid", f"{path}: must be a list, as in a pod's manifest")
+    key = MERGE_KEYS[field]
+    replaced = {"$patch": "replace"} in patch
+    merged = {} if replaced else {element[key]: deepcopy(element) for element in base}
     for index, element in enumerate(patch):
         here = f"{path}[{index}]"
+        if replaced and element == {"$patch": "replace"}:
+            continue
         if not isinstance(element, Mapping) or not isinstance(element.get(key), str | int):
             raise WindlassError("ConfigInvalid", f"{here}: must be a mapping with {key}, by which it is merged")
-        yield element[key], element, here
+        whole = field in UNIONS and "$patch" not in element
+        _set(merged, element[key], merge(None if whole else merged.get(element[key]), element, here))
+    return list(merged.values())
 
 
 def _set(target: dict[Any, Any], name: Any, value: Any) -> None:

@@ -1,7 +1,7 @@
 """The pods of a job: the head, a worker for each seat, and the one that deletes the job's storage.
 
 The job's template is merged over Windlass's defaults, and over both goes what the operator depends on: names, labels,
-owner, restartPolicy, the token, and the variables WINDLASS_*, RAY_AUTH_*, POD_NAME, POD_IP and NODE_NAME.
+owner, restartPolicy, command, the token, and the variables WINDLASS_*, RAY_AUTH_*, POD_NAME, POD_IP and NODE_NAME.
 """
 
 from windlass.spec.job import PodTemplate, Resources
@@ -96,7 +96,10 @@ def _own(job: Job, role: Role, name: str, env: list[Object]) -> Object:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": metadata(job, name, role),
-        "spec": {"restartPolicy": "Never", "containers": [{"name": role, "env": env}]},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": role, "command": ["python", "-m", f"windlass.engine.pods.{role}"], "env": env}],
+        },
     }
 
 
@@ -106,7 +109,6 @@ def _defaults(job: Job, settings: Settings, role: Role, resources: Resources, re
         "name": role,
         "image": job.spec.workers.image or settings.trainer_image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-m", f"windlass.engine.pods.{role}"],
         "env": _env(HOME="/tmp", TMPDIR="/tmp", RAY_TMPDIR="/tmp", PYTHONUNBUFFERED=1),
         "resources": _requests_and_limits(resources, requests),
         "securityContext": {
