@@ -24,7 +24,9 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from windlass import ranges
 from windlass.errors import WindlassError
+from windlass.ranges import ReadCounts
 
 PATIENCE = 300.0
 """Seconds that a storage may be away before a call gives up."""
@@ -49,8 +51,12 @@ _jitter = random.Random()  # its own: waiting must not move the user's random nu
 T = TypeVar("T")
 
 
-def retry(operation: Callable[[], T], uri: str, patience: float = PATIENCE) -> T:
+def retry(
+    operation: Callable[[], T], uri: str, patience: float = PATIENCE, again: Callable[[], None] = lambda: None
+) -> T:
     """Return operation(), tried again with growing, jittered waits while the storage at `uri` is late.
+
+    `again` is called before each further try.
 
     The operation must be safe to repeat. Raises AccessDenied, DataNotFound (no such bucket), StorageFull, or
     StorageUnavailable after `patience` seconds; every other error, FileNotFoundError too, passes as it is.
@@ -77,6 +83,7 @@ def retry(operation: Callable[[], T], uri: str, patience: float = PATIENCE) -> T
                 _log.warning("%s does not answer, trying for %.0f s: %s", shown(uri), patience, _line(error))
             time.sleep(min(delay * _jitter.uniform(0.5, 1.5), left))
             delay = min(2 * delay, _LONGEST_WAIT)
+            again()
         else:
             if first_failure is not None:
                 _log.warning("%s answers again after %.1f s", shown(uri), time.monotonic() - first_failure)
@@ -91,15 +98,18 @@ def shown(uri: str) -> str:
 def forget_connections() -> None:
     """Make later calls connect anew, with the credentials and endpoints that the environment has then."""
     _filesystem.cache_clear()
+    ranges.forget_stores()
 
 
 class Storage:
     """A folder at a URI: files by relative name, written whole or not at all. Safe to share between threads."""
 
-    def __init__(self, uri: str, patience: float = PATIENCE) -> None:
+    def __init__(self, uri: str, patience: float = PATIENCE, counts: ReadCounts | None = None) -> None:
         """Name the folder; nothing is touched yet. ConfigInvalid for a protocol that does not exist here."""
         self.uri = uri
         self.patience = patience
+        self.counts = counts or ReadCounts()
+        """What was read through this storage and its children."""
         self._protocol = _protocol(uri)
         self.is_local = self._protocol == "file"
         self.path: str = (
@@ -117,11 +127,11 @@ class Storage:
 
     def call(self, operation: Callable[[], T]) -> T:
         """Return operation(), with this storage's patience and words: see `retry`."""
-        return retry(operation, self.uri, self.patience)
+        return retry(operation, self.uri, self.patience, lambda: self.counts.add(retries=1))
 
     def child(self, name: str) -> "Storage":
         """Return the folder `name` in this one."""
-        return Storage(f"{self.uri.rstrip('/')}/{name}", self.patience)
+        return Storage(f"{self.uri.rstrip('/')}/{name}", self.patience, self.counts)
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the file's bytes [start, end), fewer where it ends before."""
@@ -129,7 +139,7 @@ class Storage:
             with self._translated(), open(self._at(name), "rb") as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(end - (start or 0))
-        data: bytes = self.call(lambda: self.fs.cat_file(self._at(name), start=start, end=end))
+        data = self.call(lambda: ranges.read(self.fs, self._protocol, self._at(name), start, end, self.counts))
         if end is not None and len(data) > end - (start or 0):
             return data[start:end]  # a web server that knows no ranges sent the whole file
         return data
@@ -253,6 +263,7 @@ def _filesystem(protocol: str, process: int) -> fsspec.AbstractFileSystem:
     if protocol == "s3":
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         options = {
+            "anon": ranges.anonymous(),
             "client_kwargs": {"region_name": region} if region else {},
             # One try each, since `retry` does the waiting.
             "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 60},
