@@ -1,0 +1,248 @@
+"""Byte ranges of remote files, in parallel parts; a part that is late is asked for again, and the first answer counts.
+
+S3 is read through obstore where that is installed (the extra `obstore`), with the credentials and settings that s3fs
+would use; everything else through fsspec. obstore is only the faster way: whatever it cannot read, fsspec is asked for,
+whose errors `windlass.storage` knows.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.asyn import sync
+
+PART = 4 << 20
+"""Bytes asked for in one request: large enough that its latency weighs little, small enough that four run at once."""
+
+_EARLIEST_HEDGE = 0.25  # seconds: what is faster is never worth a second request
+_FIRST_HEDGE = 2.0  # seconds, before enough parts have been timed
+_HEDGES = 0.05  # of all parts at most, so that a store that is slow for everybody does not get twice the load
+_FAILURES = 3  # of obstore in a row, where fsspec succeeds, after which it is given up
+_CREDENTIALS_FOR = timedelta(minutes=15)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class ReadCounts:
+    """What reading took, since the process began with it. Safe to add to from any thread."""
+
+    bytes_read: int = 0
+    """Bytes that arrived from remote storage."""
+    retries: int = 0
+    """Calls tried again, and parts that obstore could not read."""
+    hedges: int = 0
+    """Parts asked for a second time because the first answer was late."""
+    cache_hits: int = 0
+    """Blocks found in the cache."""
+    cache_misses: int = 0
+    verification_failures: int = 0
+    """Blocks, from storage or from the cache, that did not match their hash."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, **amounts: int) -> None:
+        """Add to the counts by name."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+
+def read(
+    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
+) -> bytes:
+    """Return the bytes [start, end) of a file, fewer where it ends before; errors are those of `fs`."""
+    if not fs.async_impl:
+        data: bytes = fs.cat_file(path, start=start, end=end)
+    else:
+        data = sync(fs.loop, _read, fs, protocol, path, start, end, counts)
+    counts.add(bytes_read=len(data))
+    return data
+
+
+async def _read(
+    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
+) -> bytes:
+    def asking(start: int | None, end: int | None) -> Callable[[], Awaitable[bytes]]:
+        return lambda: _ask(fs, protocol, path, start, end, counts)
+
+    # A web server may know no ranges, and send the whole file for each.
+    if start is None or end is None or end - start <= PART or protocol in ("http", "https"):
+        return bytes(await _hedged(asking(start, end), counts))
+    parts = [asking(at, min(at + PART, end)) for at in range(start, end, PART)]
+    return b"".join(await asyncio.gather(*(_hedged(part, counts) for part in parts)))
+
+
+async def _ask(
+    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
+) -> bytes:
+    bucket, _, key = path.partition("/")
+    store = _s3_store(bucket, os.getpid()) if protocol == "s3" else None
+    if store is None or store.failures >= _FAILURES:
+        answer: bytes = await fs._cat_file(path, start=start, end=end)
+        return answer
+    try:
+        return await store.read(key, start, end)
+    except (store.errors, OSError, ValueError) as error:
+        counts.add(retries=1)
+        answer = await fs._cat_file(path, start=start, end=end)
+        store.failures += 1  # it was not the file, nor the server
+        if store.failures == _FAILURES:
+            _log.warning("obstore cannot read s3://%s, going on with s3fs: %s", bucket, type(error).__name__)
+        return answer
+
+
+class _Obstore:
+    """A bucket as obstore reads it."""
+
+    def __init__(self, store: Any) -> None:
+        import obstore
+        from obstore.exceptions import BaseError
+
+        self._obstore = obstore
+        self._store = store
+        self.errors = BaseError
+        self.failures = 0
+        """In a row, where fsspec had none."""
+
+    async def read(self, key: str, start: int | None, end: int | None) -> bytes:
+        if start is None or end is None:
+            data = await (await self._obstore.get_async(self._store, key)).bytes_async()
+        else:
+            data = await self._obstore.get_range_async(self._store, key, start=start, end=end)
+        self.failures = 0
+        return data  # type: ignore[return-value]  # a buffer like bytes
+
+
+class _Latencies:
+    """How long parts take, hence when one is late; and how many may be asked for twice."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=100)
+        self._allowed = 2.0
+
+    def note(self, seconds: float, size: int) -> None:
+        if size >= PART // 2:
+            self._recent.append(seconds)
+        self._allowed = min(self._allowed + _HEDGES, 10.0)
+
+    def late(self) -> float:
+        """Return the seconds after which a part is late: slower than 95 % of those before."""
+        if len(self._recent) < 20:
+            return _FIRST_HEDGE
+        return max(_EARLIEST_HEDGE, sorted(self._recent)[len(self._recent) * 95 // 100])
+
+    def take(self) -> bool:
+        """Return whether a part may be asked for once more; if so, it counts."""
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
+
+
+_latencies = _Latencies()
+
+
+async def _hedged(ask: Callable[[], Awaitable[bytes]], counts: ReadCounts) -> bytes:
+    """Return ask()'s answer, or that of a second ask() should it come first."""
+    start = time.monotonic()
+    tasks = {asyncio.ensure_future(ask())}
+    try:
+        done, waiting = await asyncio.wait(tasks, timeout=_latencies.late())
+        if waiting and _latencies.take():
+            counts.add(hedges=1)
+            tasks |= {asyncio.ensure_future(ask())}
+        while True:
+            done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            answered = next((task for task in done if not task.exception()), None)
+            if answered or not waiting:
+                data = (answered or done.pop()).result()
+                _latencies.note(time.monotonic() - start, len(data))
+                return data
+            tasks = waiting  # one failed; the other may not
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def forget_stores() -> None:
+    """Make later reads connect anew, with the environment's credentials and endpoint of then."""
+    _s3_store.cache_clear()
+
+
+@lru_cache
+def _s3_store(bucket: str, process: int) -> _Obstore | None:
+    """Return obstore's client of a bucket, or None where fsspec has to do; configured as botocore and so s3fs are."""
+    global _has_threads
+    try:
+        from botocore.session import Session
+        from obstore.store import S3Store
+    except ImportError:
+        return None
+    if _lost_threads:
+        return None
+    session = Session()
+    profile = session.get_scoped_config()
+    if "services" in profile:  # an endpoint for S3 alone, which only botocore finds
+        return None
+    options: dict[str, Any] = {}
+    if endpoint := _first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or profile.get("endpoint_url"):
+        options["endpoint"] = endpoint
+    if region := _first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region"):
+        options["region"] = region
+    client: dict[str, Any] = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}
+    if authority := os.environ.get("AWS_CA_BUNDLE"):
+        client["root_certificate"] = Path(authority).read_bytes()
+    if anonymous():
+        options["skip_signature"] = True
+    elif (credentials := session.get_credentials()) is None:
+        return None
+    else:
+        options["credential_provider"] = _Credentials(credentials)
+    _has_threads = True
+    return _Obstore(S3Store(bucket, client_options=client, retry_config={"max_retries": 0}, **options))
+
+
+_has_threads = _lost_threads = False
+
+
+def _forked() -> None:
+    global _lost_threads
+    _lost_threads = _has_threads  # obstore's do not survive a fork
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def anonymous() -> bool:
+    """Return whether S3 is read without credentials: AWS_NO_SIGN_REQUEST, as `aws --no-sign-request` does it."""
+    return os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("1", "true", "yes")
+
+
+class _Credentials:
+    """Gives obstore the credentials of botocore's chain, which renews them."""
+
+    def __init__(self, credentials: Any) -> None:
+        self._credentials = credentials
+
+    def __call__(self) -> dict[str, Any]:
+        frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
+        }
+
+
+def _first(*names: str) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
