@@ -194,12 +194,12 @@ def _s3_store(bucket: str, process: int) -> _Obstore | None:
     profile = session.get_scoped_config()
     if "services" in profile:  # an endpoint for S3 alone, which only botocore finds
         return None
-    options: dict[str, Any] = {}
+    options: Any = {}
     if endpoint := _first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or profile.get("endpoint_url"):
         options["endpoint"] = endpoint
     if region := _first("AWS_REGION", "AWS_DEFAULT_REGION") or profile.get("region"):
         options["region"] = region
-    client: dict[str, Any] = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}
+    client: Any = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "60s", "timeout": "1h"}
     if authority := os.environ.get("AWS_CA_BUNDLE"):
         client["root_certificate"] = Path(authority).read_bytes()
     if anonymous():
