@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from windlass.engine.failures import as_windlass_error
+from windlass.engine.failures import Stopped, as_windlass_error
 from windlass.engine.lock import claim_storage
-from windlass.engine.machine import this_machine, threads_of_rank
-from windlass.engine.ray_local import RayLocal
+from windlass.engine.places import OneMachine, Places
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.errors import DONE, INTERRUPTED, WindlassError
@@ -28,34 +29,44 @@ from windlass.spec.job import LLMTrainingJob, Restarts
 from windlass.spec.loading import load_job
 
 if TYPE_CHECKING:
-    from windlass.engine.train_function import RankSettings
+    from windlass.engine.preparation import Prepared
 
 # What imports torch is imported in functions: its seconds pass while Ray's processes start.
 
 logger = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """The run was asked to stop before training began."""
-
-
 def main(folder: Path) -> int:
-    """Run the job of a run folder to its end; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    start = time.monotonic()
+    """Run the job of a run folder on this machine to its end; returns the exit code."""
     run = RunFolder(folder)
     job = load_job(run.job)
+    threading.Thread(target=_watch_starter, args=(run,), daemon=True).start()
+    return drive(job, run, lambda: OneMachine(ranks(job.spec)))
+
+
+def drive(job: LLMTrainingJob, run: RunFolder, places: Callable[[], Places], restarts: int = 0) -> int:
+    """Run a job to its end in the places that it is given; returns the exit code.
+
+    `restarts`: how many of the job's budget were used before.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    start = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: run.stop.touch())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the process that started this one
-    threading.Thread(target=_watch_starter, args=(run,), daemon=True).start()
     try:
-        _run(job, run)
-        return _end(job, run, start)
+        with closing(places()) as found:
+            try:
+                _run(job, run, found, restarts)
+            except Stopped:
+                logger.info("Stopped while nothing trained")
+            code = _end(job, run, start)
+            found.keep(run)
+            return code
     except Exception as error:
         logger.exception("The run failed")
         failure = as_windlass_error(error)
         try:
-            run.enter("Failed", f"{failure.reason}: {failure}")
+            run.enter("Failed", f"{failure.reason}: {failure}", reason=failure.reason)
             write_result(run, job, "Failed", time.monotonic() - start, failure)
         except OSError:  # a full disk is why it failed, and holds no result either
             logger.exception("The result could not be written")
@@ -77,45 +88,46 @@ def _end(job: LLMTrainingJob, run: RunFolder, start: float) -> int:
     return DONE if status == "Succeeded" else INTERRUPTED
 
 
-def _run(job: LLMTrainingJob, run: RunFolder) -> None:
+def _run(job: LLMTrainingJob, run: RunFolder, places: Places, restarts: int) -> None:
     def progress(message: str) -> None:
         run.tell("info", message)
         if run.stop.exists():
             raise Stopped
 
-    world_size = ranks(job.spec)
-    claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path))
-    ray = RayLocal(world_size, threads_of_rank(world_size)) if world_size > 1 else None
+    claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path), **places.owner)
     try:
         run.enter("Preparing")
-        from windlass.engine.preparation import prepare_run
+        from windlass.engine.preparation import prepare_data
 
-        machine = this_machine()
-        machine.check_ranks(world_size)
-        settings = prepare_run(job, run, machine, world_size, progress)
-        run.enter("Starting", f"Starting {world_size} rank{'s' * (world_size > 1)}")
+        places.check()
+        prepared = prepare_data(job, run, progress)
         progress(f"Logs: {run.path / 'logs'}")
-        _train(settings, run, ray)
-    except Stopped:
-        logger.info("Stopped before training began")
+        _train(prepared, run, places, restarts)
     finally:
-        if ray is not None:
-            ray.close()
         claim.release()
 
 
-def _train(settings: "RankSettings", run: RunFolder, ray: RayLocal | None) -> None:
+def _train(prepared: "Prepared", run: RunFolder, places: Places, restarts: int) -> None:
     """Train, starting the ranks again from the last checkpoint when one dies, within the job's budget."""
-    from windlass.engine.train_function import train_alone
+    from windlass.engine.preparation import settings_for, tell_plan
 
-    budget = settings.job.spec.lifecycle.restarts
-    restarts = fruitless = 0
+    budget = prepared.job.spec.lifecycle.restarts
+    fruitless = 0
+    plan = None
     while True:
         before, _ = _progress(run)
         try:
-            if ray is None:
-                return train_alone(settings)
-            return ray.fit(settings)
+            world_size = places.gather()
+            machine = places.machine()
+            settings = settings_for(prepared, run, machine, world_size)
+            if settings.plan != plan:
+                tell_plan(settings, run, machine)
+                plan = settings.plan
+            run.enter("Starting", f"Starting {world_size} rank{'s' * (world_size > 1)}")
+            if places.fit(settings):
+                return
+        except Stopped:
+            raise
         except Exception as error:
             failure = as_windlass_error(error)
             if not failure.retryable:
@@ -127,7 +139,11 @@ def _train(settings: "RankSettings", run: RunFolder, ray: RayLocal | None) -> No
             restarts += 1
             fruitless = 0 if _progress(run)[0] > before else fruitless + 1
             wait = backoff(budget, fruitless)
-            run.enter("Recovering", f"{failure.reason}: {failure} Restart {restarts} of {budget.infrastructure}")
+            run.enter(
+                "Recovering",
+                f"{failure.reason}: {failure} Restart {restarts} of {budget.infrastructure}",
+                reason=failure.reason,
+            )
             _sleep(wait, run)
 
 

@@ -8,6 +8,10 @@ _CONSEQUENCES = ("gloo", "NCCL", "Connection reset", "Connection closed", "Proce
 """Words of the errors that the other ranks get when one rank is gone."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop while nothing trained."""
+
+
 def classify(errors: Iterable[BaseException]) -> WindlassError:
     """The failure that came first, judged by what each rank raised: the others' lost connections are consequences."""
     failures = [as_windlass_error(error) for error in errors]

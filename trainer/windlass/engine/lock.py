@@ -72,7 +72,11 @@ class StorageLease:
     """A lease on a folder in object storage, renewed in the background until `release`."""
 
     def __init__(self, storage: Storage, **fields: Any) -> None:
-        """Take it. Raises StorageInUse with the holder's whereabouts while another process renews it."""
+        """Take it. Raises StorageInUse with the holder's whereabouts while another process renews it.
+
+        One that is held in the name of the same `owner` is taken over at once: who uses that name sees to it that
+        its process before is gone.
+        """
         self._storage = storage
         self._record = {"id": uuid.uuid4().hex, **whereabouts(**fields)}
         self._released = threading.Event()
@@ -84,7 +88,8 @@ class StorageLease:
     def _take_over(self) -> None:
         """Take a lease whose holder is gone: a dead process of this machine, or one not heard of for long."""
         holder = self._holder()
-        if not _is_dead_here(holder):
+        succeeds = holder.get("owner") is not None and holder["owner"] == self._record.get("owner")
+        if not (succeeds or _is_dead_here(holder)):
             deadline = time.monotonic() + EXPIRE_SECONDS
             while time.monotonic() < deadline:
                 time.sleep(RENEW_SECONDS / 5)

@@ -23,6 +23,8 @@ class Machine:
     memory: int
     """Bytes of one GPU, or of the whole machine on a CPU."""
     compute_capability: tuple[int, int] | None = None
+    threads: int | None = None
+    """Of each rank; None: an even share of this machine's cores."""
 
     def check_ranks(self, ranks: int) -> int:
         """The number of ranks, if this machine has a place for each. Raises ConfigInvalid."""

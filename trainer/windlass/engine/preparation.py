@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from windlass.data.corpus import Corpus
@@ -11,44 +11,77 @@ from windlass.data.prepare import ensure_prepared
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.machine import Machine, environment, threads_of_rank
-from windlass.engine.run_folder import RunFolder, write_json
+from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.engine.train_function import RankSettings
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.plan import Plan, make_plan
 from windlass.spec.job import Data, LLMTrainingJob
-from windlass.spec.presets import tokenizer_name
+from windlass.spec.presets import model_config, tokenizer_name
 
 Progress = Callable[[str], None]
 WeightedCorpora = list[tuple[Corpus, float]]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What of a run depends on no machine."""
+
+    job: LLMTrainingJob
+    tokenizer: Tokenizer
+    train: WeightedCorpora
+    validation: WeightedCorpora
+
+    @property
+    def train_tokens(self) -> int:
+        return sum(corpus.split("train").tokens for corpus, _ in self.train)
+
+    def steps(self, sequence_length: int) -> int:
+        """Optimizer steps of the whole run."""
+        samples = sum((corpus.split("train").tokens - 1) // sequence_length for corpus, _ in self.train)
+        return total_steps(self.job.spec.training, sequence_length, samples)
+
+
 def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: int, progress: Progress) -> RankSettings:
-    """Prepare the corpus if it isn't, plan, measure the baseline. `progress` is told what happens, and may raise."""
+    """Prepare the corpus if it isn't, measure the baseline, plan. `progress` is told what happens, and may raise."""
+    settings = settings_for(prepare_data(job, run, progress), run, machine, ranks)
+    tell_plan(settings, run, machine)
+    return settings
+
+
+def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
+    """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
     tokenizer = load_tokenizer(tokenizer_name(job.spec))
     if tokenizer.name not in BUILT_IN:
         tokenizer.save(run.tokenizer)
-    train, validation = open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress)
-    train_tokens = sum(corpus.split("train").tokens for corpus, _ in train)
-    plan = plan_on(machine, job, ranks, tokenizer, train_tokens)
-    samples = sum((corpus.split("train").tokens - 1) // plan.sequence_length for corpus, _ in train)
-    steps = total_steps(job.spec.training, plan.sequence_length, samples)
-    write_json(run.plan, asdict(plan) | {"steps": steps})
-    write_json(run.environment, environment(machine))
-    for line in plan.lines():
-        run.tell("plan", line)
+    prepared = Prepared(job, tokenizer, *open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress))
     if job.spec.evaluation.baseline == "Bigram":
-        measure_baseline(job, run, train, validation, tokenizer.vocab_size, plan.sequence_length)
+        measure_baseline(prepared, run)
+    return prepared
+
+
+def settings_for(prepared: Prepared, run: RunFolder, machine: Machine, ranks: int) -> RankSettings:
+    """What `ranks` ranks need on a machine."""
+    job = prepared.job
+    plan = plan_on(machine, job, ranks, prepared.tokenizer, prepared.train_tokens)
     return RankSettings(
         job=job,
         folder=run.path,
         plan=plan,
-        total_steps=steps,
+        total_steps=prepared.steps(plan.sequence_length),
         tokenizer=tokenizer_name(job.spec),
-        train=[(corpus.uri, weight) for corpus, weight in train],
-        validation=[(corpus.uri, weight) for corpus, weight in validation],
-        threads=threads_of_rank(ranks),
+        train=[(corpus.uri, weight) for corpus, weight in prepared.train],
+        validation=[(corpus.uri, weight) for corpus, weight in prepared.validation],
+        threads=machine.threads or threads_of_rank(ranks),
     )
+
+
+def tell_plan(settings: RankSettings, run: RunFolder, machine: Machine) -> None:
+    """Write down what will be trained, and on what."""
+    write_json(run.plan, asdict(settings.plan) | {"steps": settings.total_steps})
+    write_json(run.environment, environment(machine))
+    for line in settings.plan.lines():
+        run.tell("plan", line)
 
 
 def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, tokenizer: Tokenizer, train_tokens: int | None) -> Plan:
@@ -96,24 +129,27 @@ def corpus_name(data: Data, tokenizer: Tokenizer) -> str:
     return f"{words}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
 
-def measure_baseline(
-    job: LLMTrainingJob,
-    run: RunFolder,
-    train: WeightedCorpora,
-    validation: WeightedCorpora,
-    vocab_size: int,
-    sequence_length: int,
-) -> None:
-    """Fit a bigram model and write its loss on the windows that the model is validated on."""
-    bigram = Bigram.fit(train[0][0].split("train"), vocab_size)
+def measure_baseline(prepared: Prepared, run: RunFolder) -> None:
+    """Fit a bigram model and write its loss on the windows that the model is validated on; once for the same inputs."""
+    spec = prepared.job.spec
+    vocab_size = prepared.tokenizer.vocab_size
+    sequence_length = spec.data.sequence_length or model_config(spec.model, vocab_size).context_length
+    inputs = {
+        "corpora": [[corpus.id, weight] for corpus, weight in prepared.train[:1] + prepared.validation],
+        "sequence_length": sequence_length,
+        "max_tokens": spec.evaluation.max_tokens,
+    }
+    if (read_json(run.baseline) or {}).get("of") == inputs:
+        return
+    bigram = Bigram.fit(prepared.train[0][0].split("train"), vocab_size)
     windows = validation_batches(
-        validation,
+        prepared.validation,
         sequence_length=sequence_length,
         batch_size=32,
-        max_tokens=job.spec.evaluation.max_tokens,
+        max_tokens=spec.evaluation.max_tokens,
         rank=0,
         world_size=1,
     )
     loss = bigram.loss(windows)
-    write_json(run.baseline, {"name": "bigram", "validation_loss": loss})
+    write_json(run.baseline, {"name": "bigram", "validation_loss": loss, "of": inputs})
     run.tell("info", f"Bigram baseline: validation loss {loss:.4f}")

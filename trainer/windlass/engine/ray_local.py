@@ -13,12 +13,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from windlass.engine.failures import classify
-
 if TYPE_CHECKING:
     from windlass.engine.train_function import RankSettings
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every server binds to 127.0.0.1, as Ray does on laptops
     "RAY_AUTH_MODE": "token",  # other users of this machine can't reach it either
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -30,7 +28,7 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's default, 15, gives the cores to everyone else first
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
-_WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is in the cluster's from the start
+WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is in the cluster's from the start
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a dead rank is noticed at once
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
@@ -52,7 +50,7 @@ class RayLocal:
         self._fits = 0
         # Paths of sockets may have about 100 characters, which TMPDIR on a Mac takes by itself.
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp", ignore_cleanup_errors=True)
-        os.environ.update(_ENVIRONMENT | _WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray  # noqa: F401 - here, so that no other thread imports while this one does
 
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
@@ -70,7 +68,7 @@ class RayLocal:
             _temp_dir=self._folder.name,
             runtime_env={
                 "env_vars": {
-                    **_WORKERS_ENVIRONMENT,
+                    **WORKERS_ENVIRONMENT,
                     "OMP_NUM_THREADS": str(self._threads),
                     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
                     "NCCL_SOCKET_IFNAME": "lo",
@@ -84,37 +82,15 @@ class RayLocal:
         self._thread.submit(self._fit, settings).result()
 
     def _fit(self, settings: "RankSettings") -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-        from ray.train.backend import BackendConfig
-        from ray.train.v2.api.exceptions import WorkerGroupError
-
-        from windlass.engine.ray_trainer import OneMachineTrainer
+        from windlass.engine.trimmed_trainer import fit
 
         self._fits += 1
-        trainer = OneMachineTrainer(
-            train_on_ray,
-            train_loop_config={
-                "settings": pickle.dumps(settings),  # the controller need not import what they are made of
-                "rendezvous": f"{self._folder.name}/rendezvous-{self._fits}",
-            },
-            backend_config=BackendConfig(),  # the ranks join their process group by themselves
-            scaling_config=ScalingConfig(
-                num_workers=self._ranks,
-                use_gpu=settings.plan.device == "cuda",
-                resources_per_worker={"CPU": 1},
-            ),
-            run_config=RunConfig(
-                name="train",
-                storage_path=f"{self._folder.name}/train",
-                failure_config=FailureConfig(max_failures=0),  # the driver has budgets of its own
-            ),
-        )
-        try:
-            trainer.fit()
-        except WorkerGroupError as error:
-            raise classify(error.worker_failures.values()) from error
-        except TrainingFailedError as error:
-            raise classify([error]) from error
+        config = {
+            "settings": pickle.dumps(settings),  # the controller need not import what they are made of
+            "rendezvous": f"{self._folder.name}/rendezvous-{self._fits}",
+        }
+        on_gpus = settings.plan.device == "cuda"
+        fit(train_on_ray, config, ranks=self._ranks, on_gpus=on_gpus, folder=f"{self._folder.name}/train")
 
     def close(self) -> None:
         """Stop all of its processes."""

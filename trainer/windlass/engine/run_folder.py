@@ -55,6 +55,10 @@ class RunFolder:
     def prometheus(self) -> Path:
         return self.path / "prometheus.json"
 
+    def rank(self, rank: int) -> Path:
+        """A rank's process: its pid, and where it serves its metrics."""
+        return self.path / "ranks" / f"{rank}.json"
+
     @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer"
@@ -72,6 +76,21 @@ class RunFolder:
         """While this file exists, the ranks are asked to save and stop."""
         return self.path / ".stop"
 
+    @property
+    def pause(self) -> Path:
+        """While this file exists, the ranks are asked to save and stop, to be started again: on a cluster."""
+        return self.path / ".pause"
+
+    @property
+    def workers(self) -> Path:
+        """The worker pods that the head hears of."""
+        return self.path / ".workers.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint of earlier attempts, on a cluster."""
+        return self.path / ".checkpoint.json"
+
     def log(self, process: str) -> Path:
         """Output of a process: driver, rank-0, ..."""
         return self.path / "logs" / f"{process}.log"
@@ -86,9 +105,9 @@ class RunFolder:
         with open(self.events, "ab", buffering=0) as file:
             file.write(json.dumps(event).encode() + b"\n")  # one write: several processes append
 
-    def enter(self, phase: str, message: str = "") -> None:
+    def enter(self, phase: str, message: str = "", **fields: Any) -> None:
         """Tell of a new phase: Preparing, Starting, Running, Recovering, Stopping, Succeeded, Stopped or Failed."""
-        self.tell("phase", message, phase=phase)
+        self.tell("phase", message, phase=phase, **fields)
 
 
 def last(records: Sequence[Record], kind: str) -> Record:
@@ -103,6 +122,7 @@ def now() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
@@ -36,6 +38,8 @@ VALIDATIONS = 10
 """How often a run is measured where evaluation.everySteps does not say."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for one another; a storage may be away for minutes."""
+RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
+"""How long ranks wait for one another when they start."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +59,35 @@ class RankSettings:
 
 
 def train_among(settings: RankSettings, rank: int, world_size: int, rendezvous: str) -> None:
-    """One rank of several, each in a process of its own that sees one GPU or none; they meet at a URL."""
-    _write_output_to(RunFolder(settings.folder).log(f"rank-{rank}"))
+    """One rank of several, each in a process of its own that sees one GPU or none.
+
+    `rendezvous` is where they meet: file://PATH, or tcp://HOST:PORT of a torch.distributed.TCPStore.
+    """
+    run = RunFolder(settings.folder)
+    _write_output_to(run.log(f"rank-{rank}"))
+    write_json(run.rank(rank), {"pid": os.getpid()})
     on_gpu = settings.plan.device == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
-        init_method=rendezvous,
+        store=_store(rendezvous, world_size),
         rank=rank,
         world_size=world_size,
         timeout=COLLECTIVE_TIMEOUT,
     )
-    train_rank(settings, join_ranks(torch.device("cuda", 0) if on_gpu else torch.device("cpu")))
+    outcome = train_rank(settings, join_ranks(torch.device("cuda", 0) if on_gpu else torch.device("cpu")))
     dist.barrier()  # no rank leaves while another still talks to it
     dist.destroy_process_group()
+    if rank == 0:
+        run.tell("end", f"Ended at step {outcome.step}", step=outcome.step, stopped=outcome.stopped)
+
+
+def _store(rendezvous: str, world_size: int) -> Store:
+    place = urlsplit(rendezvous)
+    if place.scheme == "tcp":
+        assert place.hostname
+        assert place.port
+        return TCPStore(place.hostname, place.port, is_master=False, timeout=RENDEZVOUS_TIMEOUT)
+    return FileStore(place.path, world_size)
 
 
 def train_alone(settings: RankSettings) -> None:
@@ -183,6 +203,7 @@ def _sinks(job: LLMTrainingJob, run: RunFolder, ranks: Ranks) -> list[Sink]:
     if job.spec.logging.prometheus:
         prometheus = PrometheusSink(rank=ranks.rank, job=job.metadata.name)
         sinks.append(prometheus)
+        write_json(run.rank(ranks.rank), {"pid": os.getpid(), "metrics": prometheus.address})
         targets = ranks.gather(prometheus.address)
         if ranks.first:
             write_json(run.prometheus, [{"targets": targets, "labels": {"job": job.metadata.name}}])

@@ -49,6 +49,8 @@ class Saved:
     """From the snapshot to the commit."""
     blocked_seconds: float
     """Of those, the ones in which training waited."""
+    folder: str
+    """Where it is, under the checkpoints' URI."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Checkpointer:
         if self._ranks.first:
             self._log.commit(Commit(step, self._attempt, written, state))
             self._log.clean_up(self._keep, self._attempt)
-        return Saved(step, time.perf_counter() - start, blocked)
+        return Saved(step, time.perf_counter() - start, blocked, folder)
 
     def _gather(self, written: dict[str, FileRecord]) -> dict[str, FileRecord]:
         if self._alone:

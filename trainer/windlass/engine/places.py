@@ -1,0 +1,69 @@
+"""Where the ranks of a run are started: what the driver needs to know of it. Here: this machine."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from windlass.engine.machine import Machine, this_machine, threads_of_rank
+from windlass.engine.ray_local import RayLocal
+from windlass.engine.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from windlass.engine.train_function import RankSettings
+
+
+class Places(Protocol):
+    """This machine, or the pods of a job; made before data are prepared, so that they start meanwhile."""
+
+    owner: dict[str, str]
+    """Who claims the job's storage: see `windlass.engine.lock.claim_storage`."""
+
+    def check(self) -> None:
+        """Raise ConfigInvalid where the job cannot run there."""
+
+    def gather(self) -> int:
+        """Wait for places; returns how many ranks to start now. Raises Stopped when the run is asked to stop."""
+
+    def machine(self) -> Machine:
+        """What those ranks train on, all together."""
+
+    def fit(self, settings: "RankSettings") -> bool:
+        """Train; False where ranks have saved and stopped to be started anew. Raises WindlassError when one fails."""
+
+    def keep(self, run: RunFolder) -> None:
+        """Bring what the run leaves to where people will look for it."""
+
+    def close(self) -> None:
+        """Let go of everything."""
+
+
+class OneMachine:
+    """All ranks on this machine: one in this process, or several under a Ray of their own."""
+
+    def __init__(self, ranks: int) -> None:
+        self.owner: dict[str, str] = {}
+        self._ranks = ranks
+        self._ray = RayLocal(ranks, threads_of_rank(ranks)) if ranks > 1 else None
+
+    def check(self) -> None:
+        self.machine().check_ranks(self._ranks)
+
+    def gather(self) -> int:
+        return self._ranks
+
+    def machine(self) -> Machine:
+        return this_machine()
+
+    def fit(self, settings: "RankSettings") -> bool:
+        from windlass.engine.train_function import train_alone
+
+        if self._ray is None:
+            train_alone(settings)
+        else:
+            self._ray.fit(settings)
+        return True
+
+    def keep(self, run: RunFolder) -> None:
+        """It is where it belongs."""
+
+    def close(self) -> None:
+        if self._ray is not None:
+            self._ray.close()

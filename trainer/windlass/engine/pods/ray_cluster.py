@@ -1,0 +1,214 @@
+"""The job's workers as places for its ranks: a Ray that their supervisors have joined, used through Ray Train."""
+
+import contextlib
+import logging
+import os
+import pickle
+import socket
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from windlass.engine.failures import Stopped
+from windlass.engine.machine import Machine
+from windlass.engine.pods import ray_node
+from windlass.engine.pods.pod import Pod, fit_folder
+from windlass.engine.pods.stored_run import fetch_history, keep_run
+from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
+from windlass.errors import WindlassError
+from windlass.planning.batching import batching
+from windlass.spec.job import LLMTrainingJob
+
+if TYPE_CHECKING:
+    from windlass.engine.train_function import RankSettings
+
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 10.0
+"""How long a job that may be smaller waits for more workers before it starts with those that are there."""
+SETTLED_SECONDS = 5.0
+"""How long more workers have to be there before the ranks are stopped to go on with them."""
+LAST_WORD_SECONDS = 10.0
+"""How long the last metrics of ranks that have ended may take to the head."""
+
+
+class RayCluster:
+    """The worker pods; `windlass.engine.places.Places`. It connects in the background while data are prepared."""
+
+    def __init__(self, job: LLMTrainingJob, run: RunFolder, pod: Pod, attempt: int) -> None:
+        self.owner = {"owner": pod.uid, "host": f"{pod.namespace}/{pod.name}"}
+        self._job = job
+        self._run = run
+        self._pod = pod
+        self._attempt = attempt
+        self._workers: list[Record] = []
+        os.environ.update(ray_node.environment())
+        # Not the main thread, where Ray Train would take SIGINT for itself.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
+        self._started = self._thread.submit(self._start)
+        self._keeping = threading.Thread(target=keep_run, args=(run, job), daemon=True)
+
+    def _start(self) -> None:
+        _wait_for_port(self._pod.ip, self._pod.ray_port)
+        import ray
+
+        ray.init(
+            address=f"{self._pod.ip}:{self._pod.ray_port}",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address=self._pod.ip,
+            runtime_env={"env_vars": ray_node.TRAIN_ENVIRONMENT},
+        )
+
+    def check(self) -> None:
+        """Take over what earlier attempts have left, so that progress is told from the start."""
+        fetch_history(self._run, self._job)
+
+    def gather(self) -> int:
+        """Wait for all workers; with minReplicas, go on with fewer when no more have come for a while."""
+        spec = self._job.spec.workers
+        settled, before = time.monotonic(), -1
+        while True:
+            if self._run.stop.exists():
+                raise Stopped
+            joined = self._joined()
+            if len(joined) != before:
+                settled, before = time.monotonic(), len(joined)
+                self._run.tell("workers", "", ready=len(joined), desired=spec.replicas)
+            patient = time.monotonic() - settled < PATIENCE_SECONDS
+            count = self._largest(len(joined))
+            if len(joined) >= spec.replicas or (count and not patient):
+                self._workers = joined[: count or spec.replicas]
+                return len(self._workers) * self._ranks_per_worker
+            time.sleep(POLL_SECONDS)
+
+    @property
+    def _ranks_per_worker(self) -> int:
+        return self._job.spec.workers.gpus_per_worker or 1
+
+    def _joined(self) -> list[Record]:
+        """The workers that Ray can reach and that stay."""
+        if not self._started.done():
+            return []
+        self._started.result()
+        from ray import nodes
+
+        known = nodes()  # type: ignore[no-untyped-call]
+        alive = {node["NodeManagerAddress"] for node in known if node["Alive"]}
+        return [worker for worker in read_json(self._run.workers) or [] if worker["ip"] in alive]
+
+    def _largest(self, joined: int) -> int | None:
+        """How many of the workers can share a batch evenly; None when they are fewer than the job wants at least."""
+        spec = self._job.spec
+        most = min(joined, spec.workers.max_replicas or spec.workers.replicas)
+        for count in range(most, (spec.workers.min_replicas or spec.workers.replicas) - 1, -1):
+            with contextlib.suppress(WindlassError):
+                training = spec.training
+                batching(training.global_batch_size, training.micro_batch_size, count * self._ranks_per_worker)
+                return count
+        return None
+
+    def machine(self) -> Machine:
+        """The gathered workers as one machine: the smallest of them, times their number."""
+        machines = [Machine(**worker["machine"]) for worker in self._workers]
+        smallest = min(machines, key=lambda machine: machine.memory)
+        count = len(machines)
+        if smallest.device == "cuda":
+            return replace(smallest, devices=smallest.devices * count)
+        return replace(smallest, memory=smallest.memory * count)
+
+    def fit(self, settings: "RankSettings") -> bool:
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+
+        number = 1 + sum(event["kind"] == "fit" for event in read_lines(self._run.events))
+        self._run.pause.unlink(missing_ok=True)
+        self._run.tell(
+            "fit", "", fit=f"{self._attempt}-{number}", workers=[worker["index"] for worker in self._workers]
+        )
+        if not self._keeping.ident:
+            self._keeping.start()
+        listener = socket.create_server((self._pod.ip, 0))
+        port = listener.getsockname()[1]
+        store = TCPStore(  # noqa: F841 - it serves while it lives
+            self._pod.ip, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+        config = {
+            "settings": pickle.dumps(settings),  # the controller need not import what they are made of
+            "fit": f"{self._attempt}-{number}",
+            "rendezvous": f"tcp://{self._pod.ip}:{port}",
+        }
+        ranks = len(self._workers) * self._ranks_per_worker
+        fit = self._thread.submit(self._fit, config, ranks, settings.plan.device == "cuda")
+        self._watch_for_more(fit)
+        fit.result()
+        stopped = self._last_word()["stopped"]
+        if stopped and not self._run.stop.exists():
+            self._run.enter("Recovering", "Starting again with the workers that there are now")
+            return False
+        return True
+
+    def _fit(self, config: dict[str, Any], ranks: int, on_gpus: bool) -> None:
+        from windlass.engine.trimmed_trainer import fit
+
+        fit(train_in_pod, config, ranks=ranks, on_gpus=on_gpus, folder=str(self._run.path / "ray-train"))
+
+    def _watch_for_more(self, fit: "Future[None]") -> None:
+        """While the ranks train: when there have been more workers for a while, ask them to save and stop."""
+        since = None
+        while not fit.done():
+            if (self._largest(len(self._joined())) or 0) <= len(self._workers):
+                since = None
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() - since > SETTLED_SECONDS:
+                self._run.pause.touch()
+            time.sleep(POLL_SECONDS)
+
+    def _last_word(self) -> Record:
+        """How the ranks ended, by rank 0's word, which comes after all of its metrics."""
+        deadline = time.monotonic() + LAST_WORD_SECONDS
+        while time.monotonic() < deadline:
+            for event in reversed(list(read_lines(self._run.events))):
+                if event["kind"] == "end":
+                    return event
+                if event["kind"] == "fit":
+                    break
+            time.sleep(POLL_SECONDS)
+        raise WindlassError("RankFailed", "The ranks have ended, and their last metrics did not arrive.")
+
+    def keep(self, run: RunFolder) -> None:
+        if self._keeping.ident:
+            self._keeping.join()
+        keep_run(run, self._job)
+
+    def close(self) -> None:
+        """Ray itself ends with the head's supervisor."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(POLL_SECONDS)
+
+
+def train_in_pod(config: dict[str, Any]) -> None:
+    """Ray Train's train function, in a worker pod."""
+    import ray.train
+
+    from windlass.engine.train_function import train_among
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    folder = fit_folder(Pod.here().run, config["fit"])
+    settings = replace(pickle.loads(config["settings"]), folder=folder.path)
+    end = {"pid": os.getpid(), "raised": True}  # for this pod's supervisor
+    try:
+        train_among(settings, rank, world_size, config["rendezvous"])
+        end = {"pid": os.getpid(), "ended": True}
+    finally:
+        write_json(folder.rank(rank), end)

@@ -1,0 +1,164 @@
+"""What the head serves: its progress, and the run folder's metrics and events for rank 0, which is in another pod."""
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from windlass.engine.pods.progress import RunView
+from windlass.engine.run_folder import Record, RunFolder, write_json
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 1.0
+"""How long a heartbeat is held when there is nothing new to answer."""
+POLL_SECONDS = 0.1
+SILENT_SECONDS = 5.0
+"""A worker that has not been heard of for this long does not count as joined."""
+OPEN = {"/healthz", "/readyz", "/metrics"}
+"""Paths that need no token; the job's NetworkPolicy says who reaches them."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Head:
+    """What the head's supervisor knows and its server tells."""
+
+    run: RunFolder
+    view: RunView
+    attempt: int
+    token: str
+    ray: str | None = None
+    """Ray's address, once it listens."""
+    ray_started: int = 0
+    """How often Ray has been started in this pod; workers join each one anew."""
+    healthy: bool = True
+    done: bool = False
+    """The job is over, and workers may go."""
+    workers: dict[int, Record] = field(default_factory=dict)
+    heard: dict[int, float] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    """Workers that know that the job is over."""
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def answer(self) -> Record:
+        """What a heartbeat is answered."""
+        view = self.view.update()
+        stop = self.run.stop.exists() or self.run.pause.exists()
+        return {
+            "attempt": self.attempt,
+            "ray": self.ray,
+            "rayStarted": self.ray_started,
+            "done": self.done,
+            "fit": view.fit,
+            "stop": stop,
+        }
+
+    def joined(self) -> list[Record]:
+        """Workers that stay."""
+        alive = time.monotonic() - SILENT_SECONDS
+        return [
+            worker
+            for index, worker in sorted(self.workers.items())
+            if self.heard[index] > alive and not worker["leaving"]
+        ]
+
+    def take(self, index: int, beat: Record) -> None:
+        """Note a worker's heartbeat."""
+        self.heard[index] = time.monotonic()
+        for death in beat["deaths"]:
+            self.view.note_death({**death, "pod": beat["pod"], "node": beat["node"]})
+        worker = {"index": index} | {key: beat[key] for key in ("pod", "node", "ip", "machine", "leaving", "joined")}
+        if worker == self.workers.get(index):
+            return
+        self.workers[index] = worker
+        if worker["leaving"] and index in self.view.training:
+            self.run.pause.touch()
+        write_json(self.run.workers, self.joined())
+
+    def append(self, file: str, fit: str, offset: int, lines: bytes) -> int:
+        """Append what is new of rank 0's lines, which begin at `offset` of its file; returns the bytes known of it."""
+        path = self.run.metrics if file == "metrics.jsonl" else self.run.events
+        known = self.offsets.get(f"{fit}/{file}", 0)
+        if offset <= known < offset + len(lines):
+            with open(path, "ab", buffering=0) as target:
+                target.write(lines[known - offset :])
+            known = self.offsets[f"{fit}/{file}"] = offset + len(lines)
+        return known
+
+
+def application(head: Head) -> web.Application:
+    """The head's server."""
+
+    @web.middleware
+    async def authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
+        shown = request.headers.get("Authorization", "")
+        if request.path in OPEN or hmac.compare_digest(shown.encode(), f"Bearer {head.token}".encode()):
+            return await handler(request)
+        return web.Response(status=401, text="This needs the job's token.\n", headers={"WWW-Authenticate": "Bearer"})
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response(status=200 if head.healthy else 503)
+
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(status=200 if head.ray else 503)
+
+    async def progress(request: web.Request) -> web.Response:
+        return web.json_response(head.view.update().report(len(head.joined())))
+
+    async def metrics(request: web.Request) -> web.Response:
+        from windlass.engine.pods.metrics import text
+
+        return web.Response(text=text(head.view.update(), len(head.joined())), content_type="text/plain")
+
+    async def heartbeat(request: web.Request) -> web.Response:
+        index, beat = int(request.match_info["index"]), await request.json()
+        head.take(index, beat)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (answer := head.answer()) == beat["knows"] and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+        if answer["done"]:
+            head.told.add(index)
+        return web.json_response(answer)
+
+    async def put_metrics(request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.query["fit"] != head.view.update().fit:
+            return _of_another_fit()
+        partial = head.run.metrics.with_suffix(".partial")
+        partial.write_bytes(body)
+        os.replace(partial, head.run.metrics)
+        head.offsets[f"{head.view.fit}/metrics.jsonl"] = len(body)
+        return web.Response()
+
+    async def append(request: web.Request) -> web.Response:
+        """Lines of metrics.jsonl or events.jsonl from `offset` on; what came before an answer was lost is there."""
+        fit, offset = request.query["fit"], int(request.query["offset"])
+        body = await request.read()
+        if fit != head.view.update().fit:
+            return _of_another_fit()
+        known = head.append(request.match_info["file"], fit, offset, body)
+        return web.json_response({"known": known}, status=200 if known >= offset + len(body) else 416)
+
+    app = web.Application(middlewares=[authorised], client_max_size=1 << 30)
+    app.add_routes(
+        [
+            web.get("/healthz", health),
+            web.get("/readyz", ready),
+            web.get("/metrics", metrics),
+            web.get("/progress", progress),
+            web.post("/workers/{index:\\d+}", heartbeat),
+            web.put("/run/metrics.jsonl", put_metrics),
+            web.post("/run/{file:metrics.jsonl|events}", append),
+        ]
+    )
+    return app
+
+
+def _of_another_fit() -> web.Response:
+    return web.Response(status=409, text="The ranks that wrote this have been replaced.\n")

@@ -1,0 +1,66 @@
+"""Ray Train, without the processes that our runs do not need.
+
+Ray Train 2.60 starts, beside its controller and the ranks, an actor that asks for more machines, one that shards Ray
+Data sets and one that cleans up after a lost controller. Each imports for about two seconds of a core, and the first
+step waits for them. Our driver asks Ray for no machines, has no Ray Data sets, and ends what it has started. This
+module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor version.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.backend import BackendConfig
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from windlass.engine.failures import classify
+
+
+def fit(
+    function: Callable[[dict[str, Any]], None], config: dict[str, Any], *, ranks: int, on_gpus: bool, folder: str
+) -> None:
+    """Call `function(config)` on every rank; `folder` is Ray Train's own. Raises WindlassError when a rank fails."""
+    trainer = TrimmedTrainer(
+        function,
+        train_loop_config=config,
+        backend_config=BackendConfig(),  # the ranks join their process group by themselves
+        scaling_config=ScalingConfig(num_workers=ranks, use_gpu=on_gpus, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(
+            name="train",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=0),  # the driver has budgets of its own
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise classify(error.worker_failures.values()) from error
+    except TrainingFailedError as error:
+        raise classify([error]) from error
+
+
+class GivenPlaces(FixedScalingPolicy):
+    """As many ranks as were asked for; nobody is asked for machines."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        """Leave out the request for resources."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class TrimmedTrainer(DataParallelTrainer):
+    """Ray Train's data-parallel trainer with fewer processes."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        needless = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, needless)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = GivenPlaces(scaling_config=arguments["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
