@@ -13,10 +13,10 @@ from windlass_operator.lifecycle.failures import pod_trouble, record, record_tro
 from windlass_operator.lifecycle.observed import Pod, Verdict
 
 UNSEEN = timedelta(minutes=5)
-"""For so long a head that was never seen running may be created again under the same attempt's number.
+"""For so long a head that was never seen may be created again under the same attempt's number.
 
-The API server may have refused it. After that it may just as well have run, and be cut off on a lost node, while no
-operator looked; Kubernetes itself takes this long before it gives up the pods of a node.
+The API server may have refused it. After that it may just as well have run while no operator looked, and be cut off on
+a lost node by now; Kubernetes itself takes this long before it gives up the pods of a node.
 """
 
 

@@ -41,7 +41,7 @@ def _delete_storage(draft: Draft) -> None:
         draft.actions.append(SetFinalizer(False))
     elif pod is not None:
         if (words := _how_it_failed(draft, pod)) and not pod.deleting:
-            if all(pod.created is not None and moment(failure) < pod.created for failure in failures):
+            if all(pod.created is not None and moment(failure) <= pod.created for failure in failures):
                 record(draft, "StorageUnavailable", f"The job's storage was not deleted: {words}", pod)
             draft.delete(pod)
         elif pod.node_lost:

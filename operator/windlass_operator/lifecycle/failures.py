@@ -1,7 +1,7 @@
 """The record of failures: each is told once, and the last ten are kept."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from windlass.spec.reasons import REASONS
 from windlass.spec.status import Failure, JobStatus
@@ -10,6 +10,7 @@ from windlass_operator.lifecycle.draft import Draft, stamp
 from windlass_operator.lifecycle.observed import Pod
 
 KEPT = 10
+SECOND = timedelta(seconds=1)
 POD_REASONS = ("NodeLost", "Evicted", "Preempted")
 """What happens to pods from outside: the operator's to record. The rest is told by the heads."""
 
@@ -30,8 +31,8 @@ def pod_trouble(pod: Pod) -> tuple[str, str] | None:
 
 def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> Failure:
     """Record what the operator noticed."""
-    # The API server's clock may be ahead of this one; a failure is never older than its pod.
-    noticed = max(draft.now, pod.created) if pod is not None and pod.created else draft.now
+    # Times are whole seconds, and the API server's clock may be ahead: a failure is always younger than its pod.
+    noticed = max(draft.now, pod.created + SECOND) if pod is not None and pod.created else draft.now
     failure = Failure(
         time=stamp(noticed),
         attempt=draft.status.attempt,
@@ -63,7 +64,7 @@ def recorded(status: JobStatus, pod: Pod) -> Failure | None:
             for failure in reversed(status.failures)
             if failure.pod == pod.name
             and failure.reason in POD_REASONS
-            and (pod.created is None or moment(failure) >= pod.created)
+            and (pod.created is None or moment(failure) > pod.created)
         ),
         None,
     )

@@ -19,8 +19,7 @@ def take_over(draft: Draft) -> None:
     head, status = draft.head, draft.status
     if head is None or status.head is None:
         return
-    if head.phase != "Pending":
-        status.head = status.head.model_copy(update={"uid": head.uid})
+    status.head = status.head.model_copy(update={"uid": head.uid})
     told = head.verdict or draft.report
     if told is None:
         return

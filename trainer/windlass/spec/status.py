@@ -133,7 +133,7 @@ class HeadStatus(SpecModel):
     start_time: Time
     """When the attempt starts: at once, or after its backoff."""
     uid: str | None = None
-    """UID of its pod, once it has started; from then on no other pod may take this attempt's number."""
+    """UID of its pod, once it has been seen; from then on no other pod may take this attempt's number."""
     restarts_before: NonNegativeInt = 0
     """Restarts of infrastructure's budget that were used before this attempt."""
 

@@ -1,0 +1,64 @@
+"""Progress and the record of failures in the status."""
+
+from datetime import timedelta
+
+from tests.operator.lifecycle.simulation import Cluster, checkpoint, failure
+
+
+def step_of(cluster: Cluster) -> int | None:
+    return cluster.status.progress.step if cluster.status.progress else None
+
+
+def test_progress_alone_is_written_every_ten_seconds_at_most() -> None:
+    cluster = Cluster()
+    cluster.train(step=0)
+    writes = cluster.writes
+    for second in range(1, 61):
+        cluster.say("Running", step=second)
+        cluster.wait(1)
+    assert 5 <= cluster.writes - writes <= 6
+    cluster.wait(10)
+    assert step_of(cluster) == 60
+
+
+def test_progress_comes_at_once_with_a_phase() -> None:
+    cluster = Cluster()
+    cluster.train(step=10)
+    cluster.say("Recovering", step=12)
+    cluster.reconcile()
+    assert (cluster.status.phase, step_of(cluster)) == ("Recovering", 12)
+
+
+def test_a_head_that_says_the_same_is_not_written_down_again() -> None:
+    cluster = Cluster()
+    cluster.train(step=10)
+    writes = cluster.writes
+    for _ in range(10):
+        cluster.wait(30)
+        cluster.say("Running", step=10, productive_seconds=99.0)
+        cluster.reconcile()
+    assert cluster.writes == writes
+
+
+def test_checkpoint_and_goodput_come_with_progress() -> None:
+    cluster = Cluster()
+    cluster.train(step=10)
+    cluster.now += timedelta(seconds=100)
+    cluster.say("Running", step=20, checkpoint=checkpoint(20), productive_seconds=80.0)
+    cluster.reconcile()
+    assert cluster.status.checkpoint == checkpoint(20)
+    assert cluster.status.goodput
+    assert (cluster.status.goodput.productive_seconds, cluster.status.goodput.ratio) == (80.0, 0.8)
+    assert cluster.status.columns
+    assert cluster.status.columns.goodput == "80%"
+
+
+def test_the_last_ten_failures_are_kept_in_order_and_each_once() -> None:
+    cluster = Cluster()
+    cluster.train()
+    all_of_them = tuple(failure("RankFailed", rank=rank, time=f"2026-01-31T12:01:{rank:02}Z") for rank in range(14))
+    for count in (3, 8, 14, 14):
+        cluster.say("Running", failures=all_of_them[:count])
+        cluster.reconcile()
+    assert cluster.status.failures == list(all_of_them[-10:])
+    assert cluster.events.count("RankFailed") == 14

@@ -1,0 +1,147 @@
+"""Phase and conditions say what is true."""
+
+import pytest
+from tests.operator.lifecycle.simulation import NAME, Cluster, failure
+
+from windlass_operator.lifecycle.observed import Waiting
+
+HEAD, WORKER = f"{NAME}-head", f"{NAME}-worker-1"
+
+
+@pytest.mark.parametrize("pod", [HEAD, WORKER])
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("Unschedulable", "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."),
+        ("ImagePullFailed", 'Back-off pulling image "trainer:nope"'),
+        ("ReferenceMissing", 'secret "keys" not found'),
+    ],
+)
+def test_a_pod_that_cannot_start_is_told_of_in_the_clusters_words_until_it_can(
+    pod: str, reason: str, words: str
+) -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.set(pod, waiting=Waiting(reason, words))  # type: ignore[arg-type]
+    cluster.reconcile()
+    assert cluster.status.phase == "Starting"
+    assert cluster.condition("PodsReady") == cluster.condition("Training") == ("False", reason)
+    assert cluster.message("PodsReady") == f"{pod}: {words}"
+    assert cluster.events.count(reason) == 1
+    assert cluster.wait(3600) == []
+    cluster.set(pod, waiting=None)
+    cluster.run()
+    cluster.say("Running")
+    cluster.reconcile()
+    assert cluster.status.phase == "Running"
+    assert (cluster.status.attempt, cluster.status.restarts.infrastructure) == (1, 0)
+
+
+def test_a_replacement_that_finds_no_node_says_so_while_the_job_recovers() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.set(WORKER, node_lost=True)
+    cluster.reconcile()
+    cluster.set(WORKER, waiting=Waiting("Unschedulable", "0/1 nodes are available"))
+    cluster.reconcile()
+    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
+    assert cluster.condition("PodsReady") == ("False", "Unschedulable")
+
+
+def test_a_silent_head_is_believed_for_fifteen_seconds() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.set(HEAD, ready=False)
+    cluster.wait(14)
+    assert cluster.status.phase == "Running"
+    cluster.wait(2)
+    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "HeadLost"))
+    assert cluster.status.attempt == 1
+    cluster.set(HEAD, ready=True)
+    cluster.reconcile()
+    assert cluster.status.phase == "Running"
+
+
+def test_a_head_that_does_not_know_yet_that_a_worker_was_replaced_is_not_believed() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.wait(120)
+    cluster.vanish(WORKER)
+    cluster.reconcile()
+    cluster.run()
+    cluster.say("Running", step=11)
+    cluster.reconcile()
+    assert cluster.status.phase == "Recovering"
+    cluster.say("Recovering", failures=(failure("RankFailed", rank=1),))
+    cluster.reconcile()
+    cluster.say("Running", step=11)
+    cluster.reconcile()
+    assert cluster.status.phase == "Running"
+
+
+def test_clocks_that_differ_do_not_keep_a_job_from_running() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.run()
+    cluster.now -= cluster.now.resolution * 30_000_000
+    cluster.say("Running", step=1)  # by the clock of the head's node, before its workers were created
+    cluster.now += cluster.now.resolution * 40_000_000
+    cluster.wait(60)
+    cluster.say("Running", step=1)
+    cluster.reconcile()
+    assert cluster.status.phase == "Running"
+
+
+def test_a_rank_that_dies_is_told_of_by_the_heads_words() -> None:
+    cluster = Cluster()
+    cluster.train()
+    dead = failure("RankFailed", rank=1, message="Rank 1 was killed by SIGKILL.")
+    cluster.say("Recovering", restarts=1, failures=(dead,))
+    cluster.reconcile()
+    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "RankFailed"))
+    assert cluster.message("Training") == dead.message
+    cluster.say("Running", restarts=1, failures=(dead,))
+    cluster.reconcile()
+    assert cluster.status.failures == [dead]
+    assert cluster.events == ["Started", "Running", "RankFailed", "Recovering", "Running"]
+
+
+def test_the_report_of_another_attempt_is_not_believed() -> None:
+    cluster = Cluster()
+    cluster.train()
+    late = cluster.report
+    cluster.end_head(None)
+    cluster.reconcile()
+    cluster.run()
+    cluster.report = late
+    cluster.reconcile()
+    assert cluster.status.phase == "Recovering"
+
+
+def test_a_count_in_a_message_is_not_worth_a_write() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.run()
+    cluster.say("Preparing", message="Tokenized 1 of 100 files")
+    cluster.reconcile()
+    writes = cluster.writes
+    cluster.say("Preparing", message="Tokenized 23 of 100 files")
+    cluster.reconcile()
+    assert cluster.writes == writes
+
+
+def test_the_time_of_a_transition_stays_while_the_status_of_a_condition_does() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    first = next(item for item in cluster.status.conditions if item.type == "PodsReady")
+    cluster.wait(30)
+    cluster.set(WORKER, waiting=Waiting("Unschedulable", "0/2 nodes are available"))
+    cluster.reconcile()
+    second = next(item for item in cluster.status.conditions if item.type == "PodsReady")
+    assert second.reason == "Unschedulable"
+    assert second.last_transition_time == first.last_transition_time
+    cluster.run()
+    cluster.set(WORKER, waiting=None)
+    cluster.reconcile()
+    third = next(item for item in cluster.status.conditions if item.type == "PodsReady")
+    assert third.last_transition_time > first.last_transition_time
