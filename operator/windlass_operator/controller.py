@@ -15,7 +15,8 @@ from windlass_operator.desired.objects import support_objects
 from windlass_operator.desired.pods import cleanup_pod, head_pod, worker_pod
 from windlass_operator.events import event_object
 from windlass_operator.job import JOB_LABEL, STORAGE_FINALIZER, Job, Key, Object
-from windlass_operator.kubernetes.client import ApiError, Client
+from windlass_operator.kubernetes.client import Client
+from windlass_operator.kubernetes.errors import ApiError, NotLeading, Unreachable
 from windlass_operator.kubernetes.informer import Informer
 from windlass_operator.kubernetes.queue import WorkQueue
 from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Resource, resource_of
@@ -56,7 +57,7 @@ class Controller:
         self._client = client
         self._settings = settings
         self._instance = instance
-        self.queue: WorkQueue[Key] = WorkQueue()
+        self.queue: WorkQueue[Key] = WorkQueue(registry=registry)
         namespaces = settings.watched_namespaces
         self.jobs = Informer(client, JOBS, namespaces=namespaces, on_change=self._job_changed)
         self.pods = Informer(
@@ -139,7 +140,7 @@ class Controller:
                 level = logging.DEBUG if error.status == 409 else logging.WARNING
                 logger.log(level, "%s/%s: %s; trying again", *key, error)
                 self.queue.add_backoff(key)
-            except (OSError, TimeoutError) as error:
+            except (Unreachable, NotLeading) as error:
                 logger.warning("%s/%s: %s; trying again", *key, error)
                 self.queue.add_backoff(key)
             except Exception:

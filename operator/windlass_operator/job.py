@@ -91,7 +91,7 @@ class Job:
             "metadata": {"name": self.name, "namespace": self.namespace, "labels": self.labels},
             "spec": self.resource.get("spec"),
         }
-        job, problems = validate(value)
+        job, problems = validate(value, cluster=True)
         if job is not None:
             problems = problems + unsupported(job)
         return job, str(InvalidJob(problems)) if problems else ""

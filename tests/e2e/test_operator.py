@@ -68,7 +68,7 @@ def test_events_tell_the_job_s_story(cluster: Cluster, finished: dict[str, Any])
         return [event["reason"] for event in events["items"]]
 
     wait_for("the last event", lambda: "Succeeded" in reasons())
-    assert {"Starting", "Running", "Succeeded"} <= set(reasons())
+    assert {"Started", "Running", "Succeeded"} <= set(reasons())
     assert len(reasons()) == len(set(reasons())), "each transition is told once"
 
 

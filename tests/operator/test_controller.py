@@ -1,0 +1,337 @@
+"""The controller against a real API server; the test is the kubelet, and heads are real servers on loopback."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from ruamel.yaml import YAML
+from tests.operator.api_server import ApiServer
+
+from windlass_operator import progress
+from windlass_operator.controller import JOBS, Controller
+from windlass_operator.kubernetes.client import Client
+from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Object
+from windlass_operator.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = Settings(trainer_image="localhost/windlass-trainer:test", key=b"0123456789abcdef")
+ADDRESS = "127.0.0.77"
+
+
+@pytest.fixture(scope="module")
+def server(api_server: ApiServer) -> ApiServer:
+    """With the CRD, and a node."""
+    crd = YAML(typ="safe").load((ROOT / "manifests/crd/llmtrainingjobs.windlass.dev.yaml").read_text())
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    with contextlib.suppress(OSError):  # another test of the same server has made it
+        api_server.ask(path, "POST", crd)
+    node = {"metadata": {"name": "node1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    with contextlib.suppress(OSError):
+        api_server.ask("/api/v1/nodes", "POST", node)
+
+    async def established() -> None:
+        async with api_server.client() as client:
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(Exception):
+                        await client.list(JOBS)
+                        return
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(established())
+    return api_server
+
+
+def job(namespace: str, **changes: Any) -> Object:
+    spec = {
+        "model": {"preset": "gpt2-nano"},
+        "data": {"train": [{"uri": "s3://corpora/plays"}]},
+        "training": {"maxSteps": 100},
+        "checkpoints": {"uri": "s3://runs/plays"},
+        "workers": {"replicas": 2},
+    }
+    return {
+        "apiVersion": JOBS.api_version,
+        "kind": JOBS.kind,
+        "metadata": {"name": "plays", "namespace": namespace},
+        "spec": spec | changes,
+    }
+
+
+class World:
+    """A namespace with a controller, and the test in the place of kubelets and heads."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self.client, self.namespace = client, namespace
+        self.answer: dict[str, Any] | None = None
+        self.asked_with: set[str | None] = set()
+
+    async def pods(self) -> dict[str, Object]:
+        items, _ = await self.client.list(PODS, self.namespace)
+        return {pod["metadata"]["name"]: pod for pod in items}
+
+    async def status(self) -> Any:
+        return (await self.client.get(JOBS, self.namespace, "plays")).get("status", {})
+
+    async def until(self, what: str, test: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(30):
+            while not (value := await test()):
+                await asyncio.sleep(0.05)
+        assert value, what
+        return value
+
+    async def until_pods(self, *names: str) -> dict[str, Object]:
+        async def there() -> Any:
+            pods = await self.pods()
+            return set(pods) == set(names) and pods
+
+        pods: dict[str, Object] = await self.until(f"the pods are {names}", there)
+        return pods
+
+    async def until_phase(self, phase: str) -> Any:
+        async def reached() -> Any:
+            status = await self.status()
+            return status.get("phase") == phase and status
+
+        return await self.until(phase, reached)
+
+    async def run_pods(self) -> None:
+        """As kubelets would: all pods run and are ready."""
+        for name, pod in (await self.pods()).items():
+            role = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            status = {
+                "phase": "Running",
+                "podIP": ADDRESS,
+                "podIPs": [{"ip": ADDRESS}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [_container(role, {"running": {}})],
+            }
+            await self.client.merge_patch(PODS, self.namespace, name, {"status": status}, subresource="status")
+
+    async def end_head(self, code: int, word: dict[str, Any]) -> None:
+        terminated = {"exitCode": code, "message": json.dumps(word)}
+        status = {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [_container("head", {"terminated": terminated})],
+        }
+        await self.client.merge_patch(PODS, self.namespace, "plays-head", {"status": status}, subresource="status")
+
+    def trains(self, attempt: int = 1, step: int = 10) -> None:
+        """From now on the head says so."""
+        self.answer = {
+            "attempt": attempt,
+            "phase": "Running",
+            "since": progress.datetime.now(progress.UTC).isoformat(),
+            "workers": {"joined": 2, "training": 2},
+            "progress": {"step": step, "maxSteps": 100, "loss": 3.25},
+            "checkpoint": {"step": 5, "uri": "s3://runs/plays/step-5", "committedAt": "2026-01-31T12:00:00Z"},
+        }
+
+    async def progress(self, request: web.Request) -> web.Response:
+        self.asked_with.add(request.headers.get("Authorization"))
+        return web.json_response(self.answer) if self.answer else web.Response(status=503)
+
+
+def _container(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "image": "i", "imageID": "", "ready": True, "restartCount": 0, "state": state}
+
+
+@asynccontextmanager
+async def controller(server: ApiServer, namespace: str) -> AsyncIterator[CollectorRegistry]:
+    """One that works until the end of the block; gives the registry of its metrics."""
+    registry = CollectorRegistry()
+    async with server.client(registry=registry) as client:
+        settings = Settings(SETTINGS.trainer_image, SETTINGS.key, watched_namespaces=(namespace,))
+        made = Controller(client, settings, "test", registry)
+        tasks = [asyncio.create_task(made.run_informers()), asyncio.create_task(made.run())]
+        try:
+            yield registry
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def world(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async with server.client() as client:
+        made = World(client, server.namespace())
+        application = web.Application()
+        application.router.add_get("/progress", made.progress)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, ADDRESS, 0)
+        await site.start()
+        monkeypatch.setattr(progress, "PORT", runner.addresses[0][1])
+        try:
+            yield made
+        finally:
+            await runner.cleanup()
+
+
+ALL = ("plays-head", "plays-worker-0", "plays-worker-1")
+
+
+def test_a_job_gets_its_pods_trains_and_succeeds(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            created = await here.client.create(JOBS, job(here.namespace))
+            pods = await here.until_pods(*ALL)
+            assert {pod["metadata"]["ownerReferences"][0]["uid"] for pod in pods.values()} == {
+                created["metadata"]["uid"]
+            }
+            assert (await here.until_phase("Starting"))["attempt"] == 1
+            here.trains()
+            await here.run_pods()
+            status = await here.until_phase("Running")
+            assert (status["progress"]["step"], status["progress"]["loss"]) == (10, 3.25)
+            assert here.asked_with == {f"Bearer {SETTINGS.token(created['metadata']['uid'])}"}
+            await here.end_head(0, {"status": "Succeeded", "result": {"uri": "s3://runs/plays/export"}})
+            status = await here.until_phase("Succeeded")
+            assert status["result"]["uri"] == "s3://runs/plays/export"
+            events, _ = await here.client.list(EVENTS, here.namespace)
+            told = [event["reason"] for event in events if event["involvedObject"]["kind"] == JOBS.kind]
+            assert {"Started", "Running", "Succeeded"} <= set(told)
+            assert len(told) == len(set(told))
+
+    asyncio.run(story())
+
+
+def test_only_the_pod_that_is_lost_is_made_again(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            await here.client.create(JOBS, job(here.namespace))
+            before = await here.until_pods(*ALL)
+            here.trains()
+            await here.run_pods()
+            await here.until_phase("Running")
+            await here.client.delete(PODS, here.namespace, "plays-worker-1", grace_seconds=0)
+
+            async def replaced() -> Any:
+                pods = await here.pods()
+                return (
+                    len(pods) == 3
+                    and pods["plays-worker-1"]["metadata"]["uid"] != (before["plays-worker-1"]["metadata"]["uid"])
+                )
+
+            await here.until("worker 1 is another pod", replaced)
+            status = await here.until_phase("Recovering")
+            assert status["attempt"] == 1
+            after = await here.pods()
+            for name in ("plays-head", "plays-worker-0"):
+                assert after[name]["metadata"]["uid"] == before[name]["metadata"]["uid"]
+
+    asyncio.run(story())
+
+
+def test_a_lost_head_is_a_new_attempt_and_the_workers_stay(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            await here.client.create(JOBS, job(here.namespace))
+            before = await here.until_pods(*ALL)
+            here.trains()
+            await here.run_pods()
+            await here.until_phase("Running")
+            here.answer = None
+            await here.client.delete(PODS, here.namespace, "plays-head", grace_seconds=0)
+
+            async def second() -> Any:
+                head = (await here.pods()).get("plays-head")
+                return head and head["metadata"]["labels"]["windlass.dev/attempt"] == "2" and head
+
+            await here.until("the head of attempt 2", second)
+            status = await here.status()
+            assert (status["phase"], status["attempt"]) == ("Recovering", 2)
+            assert status["failures"][-1]["reason"] in {"HeadLost", "Evicted"}, "whichever the deletion was seen as"
+            after = await here.pods()
+            for name in ("plays-worker-0", "plays-worker-1"):
+                assert after[name]["metadata"]["uid"] == before[name]["metadata"]["uid"]
+
+    asyncio.run(story())
+
+
+def test_an_operator_that_starts_again_writes_nothing(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here:
+            async with controller(server, here.namespace):
+                await here.client.create(JOBS, job(here.namespace))
+                await here.until_pods(*ALL)
+                here.trains()
+                await here.run_pods()
+                await here.until_phase("Running")
+                await asyncio.sleep(1.5)  # the last writes
+            version = (await here.client.get(JOBS, here.namespace, "plays"))["metadata"]["resourceVersion"]
+            async with controller(server, here.namespace) as registry:
+                await asyncio.sleep(3)
+                asked = {
+                    sample.labels["verb"]
+                    for metric in registry.collect()
+                    if metric.name == "windlass_operator_api_requests"
+                    for sample in metric.samples
+                }
+            assert asked <= {"list", "watch"}
+            assert (await here.client.get(JOBS, here.namespace, "plays"))["metadata"]["resourceVersion"] == version
+
+    asyncio.run(story())
+
+
+def test_a_job_that_cannot_run_fails_with_what_is_wrong_and_makes_no_pod(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            # What CEL cannot see: rotary positions need an even head size.
+            model = {"preset": "llama-tiny", "config": {"hiddenSize": 12, "heads": 4, "kvHeads": 4}}
+            await here.client.create(JOBS, job(here.namespace, model=model))
+            status = await here.until_phase("Failed")
+            failed = next(item for item in status["conditions"] if item["type"] == "Failed")
+            assert failed["reason"] == "ConfigInvalid"
+            assert "spec.model.config" in failed["message"]
+            assert await here.pods() == {}
+
+    asyncio.run(story())
+
+
+def test_pods_of_a_node_that_is_lost_are_deleted_by_force(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            await here.client.create(JOBS, job(here.namespace))
+            before = await here.until_pods(*ALL)
+            binding = {
+                "apiVersion": "v1",
+                "kind": "Binding",
+                "metadata": {"name": "plays-worker-0"},
+                "target": {"kind": "Node", "name": "node1"},
+            }
+            path = f"/api/v1/namespaces/{here.namespace}/pods/plays-worker-0/binding"
+            await asyncio.to_thread(server.ask, path, "POST", binding)
+            here.trains()
+            await here.run_pods()
+            await here.until_phase("Running")
+            unknown = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
+            await here.client.merge_patch(NODES, None, "node1", unknown, subresource="status")
+            try:
+
+                async def said() -> Any:
+                    failures = (await here.status()).get("failures", [])
+                    return any(item["reason"] == "NodeLost" for item in failures)
+
+                await here.until("NodeLost", said)
+
+                async def elsewhere() -> Any:
+                    pod = (await here.pods()).get("plays-worker-0")
+                    return pod and pod["metadata"]["uid"] != before["plays-worker-0"]["metadata"]["uid"]
+
+                await here.until("worker 0 is another pod", elsewhere)
+            finally:
+                ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+                await here.client.merge_patch(NODES, None, "node1", ready, subresource="status")
+
+    asyncio.run(story())
