@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.operator.api_server import ApiServer
+from tests.trainer.jobs import Jobs, install
 
 from windlass.engine.machine import this_machine
 from windlass.engine.preparation import prepare_run
@@ -175,3 +177,16 @@ def ranks(
         for process in group.processes:
             process.kill()
             process.join()
+
+
+@pytest.fixture(scope="session")
+def windlass_api_server(api_server: ApiServer) -> ApiServer:
+    """A real API server that knows LLMTrainingJobs."""
+    install(api_server)
+    return api_server
+
+
+@pytest.fixture
+def jobs(windlass_api_server: ApiServer) -> Jobs:
+    """The jobs of a new namespace in a real API server."""
+    return Jobs(windlass_api_server, windlass_api_server.namespace())

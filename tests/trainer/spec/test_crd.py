@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from windlass.spec.cluster import cluster_rules
 from windlass.spec.crd import crd, main, schema
 from windlass.spec.fields import type_at, walk
 from windlass.spec.rules import rules
@@ -66,9 +67,10 @@ def test_defaults_enums_and_bounds_are_the_models() -> None:
 
 
 def test_rules_name_fields_that_exist() -> None:
-    for path, found in rules().items():
+    for path, found in (*rules().items(), *cluster_rules().items()):
         for rule in found:
-            keys = tuple(filter(None, f"{path}{rule.field}".split(".")))
+            names = filter(None, f"{path}{rule.field}".replace("[]", ".0").split("."))
+            keys = tuple(int(name) if name == "0" else name for name in names)
             assert type_at(keys) is not None, rule
 
 

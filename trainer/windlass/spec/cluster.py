@@ -67,10 +67,13 @@ def _template(path: str, template: PodTemplate | None, container: str) -> Iterat
     spec = _mapping((template or {}).get("spec"))
     if "restartPolicy" in spec:
         yield Problem(f"{path}.spec.restartPolicy", _RESTART_POLICY)
-    for index, own in enumerate(spec.get("containers") or []):
-        for field in ("command", "args"):
-            if _mapping(own).get("name") == container and field in own:
-                yield Problem(f"{path}.spec.containers[{index}].{field}", _COMMAND.format(container=container))
+    for index, own in enumerate(_items(spec.get("containers"))):
+        where = f"{path}.spec.containers[{index}]"
+        if "name" not in own:
+            yield Problem(f"{where}.name", f"missing; {container} for Windlass's own container, or another for yours")
+        elif own["name"] == container:
+            given = [field for field in ("command", "args") if field in own]
+            yield from (Problem(f"{where}.{field}", _COMMAND.format(container=container)) for field in given)
     labels = _mapping(_mapping((template or {}).get("metadata")).get("labels"))
     if any(label.startswith(OWN_LABEL) for label in labels):
         yield Problem(f"{path}.metadata.labels", _LABELS)
@@ -78,6 +81,10 @@ def _template(path: str, template: PodTemplate | None, container: str) -> Iterat
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[dict[str, Any]]:
+    return [_mapping(item) for item in value] if isinstance(value, list) else []
 
 
 _RESTART_POLICY = "is Windlass's own; how often what is started again is in spec.lifecycle.restarts"

@@ -1,5 +1,7 @@
 """Rules of `windlass.spec.checks` in CEL, for the API server, and what may not change once a job has started.
 
+Those that only a cluster has are in `windlass.spec.cluster`.
+
 The API server runs them under a cost limit, so they compare numbers and presence, and leave the rest (regular
 expressions, head sizes of rotary positions) to the operator, which runs all checks and reports ConfigInvalid.
 """
@@ -62,7 +64,7 @@ def _model_rules() -> list[Rule]:
         ),
         Rule(
             f"!has(self.preset) || !has(self.trainable.blocks) || self.trainable.blocks <= {_chosen('layers')}",
-            "trainable.blocks is more than the model has layers",
+            "trainable.blocks is more than the model has layers; lower it",
             ".trainable.blocks",
         ),
     ]
@@ -111,8 +113,8 @@ def _spec_rules() -> list[Rule]:
 
 def _workers_rules() -> list[Rule]:
     return [
-        _needs(".minReplicas", "self.minReplicas <= self.replicas", "is more than replicas"),
-        _needs(".maxReplicas", "self.maxReplicas >= self.replicas", "is less than replicas"),
+        _needs(".minReplicas", "self.minReplicas <= self.replicas", "is more than replicas; lower it"),
+        _needs(".maxReplicas", "self.maxReplicas >= self.replicas", "is less than replicas; raise it"),
     ]
 
 
@@ -174,7 +176,7 @@ def rules() -> dict[str, list[Rule]]:
             _exactly_one("maxSteps", "maxTokens", "epochs"),
             Rule(
                 "!has(self.maxSteps) || self.schedule.warmupSteps <= self.maxSteps",
-                "schedule.warmupSteps is more than maxSteps",
+                "schedule.warmupSteps is more than maxSteps; lower it, or train longer",
                 ".schedule.warmupSteps",
             ),
             Rule(
@@ -187,7 +189,7 @@ def rules() -> dict[str, list[Rule]]:
         "spec.lifecycle.restarts": [
             Rule(
                 "self.maxBackoffSeconds >= self.backoffSeconds",
-                "maxBackoffSeconds is less than backoffSeconds",
+                "maxBackoffSeconds is less than backoffSeconds; raise it",
                 ".maxBackoffSeconds",
             )
         ],

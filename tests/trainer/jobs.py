@@ -1,0 +1,89 @@
+"""LLMTrainingJobs in a real API server, as tests write and read them."""
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.operator.api_server import ApiServer
+
+from windlass.spec.crd import PLURAL, crd
+from windlass.spec.job import API_VERSION
+
+Object = dict[str, Any]
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+
+
+class Refused(Exception):
+    """The API server said no."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of a namespace of their own."""
+
+    server: ApiServer
+    namespace: str
+
+    def path(self, name: str = "") -> str:
+        return f"/apis/{API_VERSION}/namespaces/{self.namespace}/{PLURAL}" + f"/{name}" * bool(name)
+
+    def create(self, job: Object, query: str = "") -> Object:
+        return ask(self.server, "POST", f"{self.path()}?fieldValidation=Strict{query}", job)
+
+    def get(self, name: str) -> Object:
+        return ask(self.server, "GET", self.path(name))
+
+    def patch(self, name: str, change: Object, query: str = "") -> Object:
+        return ask(self.server, "PATCH", self.path(name) + query, change, MERGE)
+
+    def report(self, name: str, **status: Any) -> Object:
+        """Change a job's status, as the operator does."""
+        return ask(self.server, "PATCH", f"{self.path(name)}/status", {"status": status}, MERGE)
+
+    def kubectl(self, hyperkube: Path, *arguments: str, text: str | None = None) -> str:
+        """What kubectl prints, errors included."""
+        command = ["kubectl", "--kubeconfig", str(self.server.kubeconfig()), "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, executable=hyperkube, input=text, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+
+def ask(server: ApiServer, method: str, path: str, body: Any = None, kind: str = "application/json") -> Object:
+    """The answer to a request. Raises Refused with the API server's message."""
+    headers = {"Authorization": f"Bearer {server.token}", "Content-Type": kind}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(server.url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30, context=server.tls()) as response:
+            return dict(json.load(response))
+    except urllib.error.HTTPError as error:
+        text = error.read().decode()
+        raise Refused(json.loads(text)["message"] if text.startswith("{") else text) from error
+
+
+def install(server: ApiServer, definition: Object | None = None) -> None:
+    """Apply a CRD, by default Windlass's, and wait until it is served."""
+    definition = definition or crd()
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"
+    ask(server, "PATCH", f"{path}?fieldManager=test&force=true", definition, APPLY)
+    spec = definition["spec"]
+    for version in spec["versions"]:
+        _wait_until_served(server, f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}")
+
+
+def _wait_until_served(server: ApiServer, path: str) -> None:
+    until = time.monotonic() + 30
+    while True:
+        try:
+            ask(server, "GET", path)
+        except Refused:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+        else:
+            return
