@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from windlass.engine.failures import Stopped, as_windlass_error
-from windlass.engine.lock import claim_storage
 from windlass.engine.places import OneMachine, Places
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.errors import DONE, INTERRUPTED, WindlassError
+from windlass.lock import claim_storage
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob, Restarts
 from windlass.spec.loading import load_job

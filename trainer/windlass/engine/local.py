@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from windlass.engine.changes import refuse_changes
-from windlass.engine.lock import claim_storage, lock_file
 from windlass.engine.run_folder import Record, RunFolder, last, read_json, read_lines
 from windlass.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, WindlassError
+from windlass.lock import claim_storage, lock_file
 from windlass.spec.checks import check, unsupported
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import dump_job, load_job

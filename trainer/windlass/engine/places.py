@@ -14,7 +14,7 @@ class Places(Protocol):
     """This machine, or the pods of a job; made before data are prepared, so that they start meanwhile."""
 
     owner: dict[str, str]
-    """Who claims the job's storage: see `windlass.engine.lock.claim_storage`."""
+    """Who claims the job's storage: see `windlass.lock.claim_storage`."""
 
     def check(self) -> None:
         """Raise ConfigInvalid where the job cannot run there."""

@@ -17,8 +17,8 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
-from windlass.engine.lock import whereabouts
 from windlass.engine.run_folder import RunFolder, write_json
+from windlass.lock import whereabouts
 from windlass.models.decoder import Decoder
 from windlass.planning.peaks import peak_flops
 from windlass.planning.plan import Plan

@@ -1,4 +1,4 @@
-"""One writer at a time, per run folder and per checkpoints' URI.
+"""One writer at a time, per run folder, checkpoints' URI and corpus.
 
 On a local disk the operating system holds the lock (flock) and lets go of it when its holder dies. In object storage
 it is a lease: an object that its holder writes anew every few seconds.
@@ -12,10 +12,10 @@ import socket
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from windlass.engine.run_folder import now
 from windlass.errors import WindlassError
 from windlass.storage import Storage, shown
 
@@ -29,7 +29,7 @@ EXPIRE_SECONDS = 20.0
 
 def whereabouts(**fields: Any) -> dict[str, Any]:
     """Who this process is, for the one that finds the lock taken."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now(), **fields}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), **fields}
 
 
 def lock_file(path: Path, what: str, **fields: Any) -> int:
@@ -109,7 +109,7 @@ class StorageLease:
             return {}
 
     def _content(self) -> bytes:
-        return json.dumps({**self._record, "renewed": now()}).encode()
+        return json.dumps({**self._record, "renewed": _now()}).encode()
 
     def _renew(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
@@ -159,3 +159,7 @@ def _in_use(what: str, holder: dict[str, Any]) -> WindlassError:
     return WindlassError(
         "StorageInUse", f"{what} is in use by {who}. Wait for it, stop it, or give this run another name or URI."
     )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

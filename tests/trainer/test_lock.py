@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from windlass.engine import lock
-from windlass.engine.lock import LEASE, StorageLease, claim_storage, lock_file
+from windlass import lock
 from windlass.errors import WindlassError
+from windlass.lock import LEASE, StorageLease, claim_storage, lock_file
 from windlass.storage import Storage
 
-HOLD = "import sys, time; from pathlib import Path; from windlass.engine.lock import lock_file; \
+HOLD = "import sys, time; from pathlib import Path; from windlass.lock import lock_file; \
 lock_file(Path(sys.argv[1]), 'it', run='first', folder='/there'); print('held', flush=True); time.sleep(60)"
 
 
