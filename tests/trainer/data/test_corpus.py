@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import xxhash
 
-from windlass.data.blocks import DiskCache
+from windlass.data.cache import DiskCache
 from windlass.data.corpus import Corpus
 from windlass.data.prepare import prepare
 from windlass.data.tokenizers import BytesTokenizer, load_tokenizer
 from windlass.errors import WindlassError
+from windlass.ranges import ReadCounts
 from windlass.spec.job import Prepare, Source
 from windlass.storage import Storage
 
@@ -202,7 +203,7 @@ def test_the_cache_keeps_its_limit_and_what_was_used_last(tmp_path: Path) -> Non
             fetched.append(name)
             return data
 
-        cache.get(name, xxhash.xxh3_64_hexdigest(data), fetch)
+        cache.get(name, xxhash.xxh3_64_hexdigest(data), fetch, ReadCounts())
         time.sleep(0.002)  # file systems' clocks tick in milliseconds
 
     for number in range(30):

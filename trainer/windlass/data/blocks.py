@@ -1,34 +1,32 @@
 """Verified blocks of a corpus's files: mapped where they are local, fetched and cached on disk where they are not.
 
 No byte leaves here before its block matched its hash. A block that does not match is fetched again, once; then the run
-stops. The cache is shared by all processes of a machine and safe against their death: blocks appear by rename.
+stops.
 """
 
-import contextlib
-import fcntl
 import logging
-import os
 import threading
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
+from windlass.data.cache import Bytes, DiskCache, mapped, matches
 from windlass.errors import WindlassError
-from windlass.storage import PARTIAL, Storage, shown
+from windlass.storage import Storage, shown
 
-Bytes = NDArray[np.uint8]
-
-_OPEN_BLOCKS = 16
-"""Remote blocks that a split keeps open: two windows of the shuffle, and their neighbours."""
+_OPEN = 16
+"""Pieces that a split keeps open: two windows of the shuffle, and the heads of their neighbours."""
+_HEADS = 64
+"""A block's head is this part of it: 128 KiB of 8 MiB."""
 
 _log = logging.getLogger(__name__)
+_fetching = threading.BoundedSemaphore(8)  # of a process, ahead of need: more would only take memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class Shard:
     """Bytes."""
     blocks: list[str]
     """xxh3_64 of each block, in hexadecimal."""
+    heads: list[str] = field(default_factory=list)
+    """The same of each block's head, which a sample that starts in the block before reaches into; empty: not known."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,32 @@ class Layout:
     block: int = 8 << 20
     shard: int = 64 << 20
 
+    @property
+    def head(self) -> int:
+        """Bytes of a block's head."""
+        return self.block // _HEADS
+
     def hashes(self, data: bytes) -> list[str]:
         """Return the hash of each block of a shard's bytes."""
         return [xxhash.xxh3_64_hexdigest(data[at : at + self.block]) for at in range(0, len(data), self.block)]
+
+    def describe(self, name: str, data: bytes) -> Shard:
+        """Return what the manifest says of a shard of these bytes."""
+        heads = [xxhash.xxh3_64_hexdigest(data[at : at + self.head]) for at in range(0, len(data), self.block)]
+        return Shard(name, len(data), self.hashes(data), heads)
+
+
+class Piece(NamedTuple):
+    """A block, or its head."""
+
+    number: int
+    is_head: bool = False
 
 
 class Blocks:
     """The blocks of consecutive shards in one folder, by number. Safe to share between threads."""
 
-    def __init__(self, storage: Storage, shards: list[Shard], layout: Layout, cache: "DiskCache") -> None:
+    def __init__(self, storage: Storage, shards: list[Shard], layout: Layout, cache: DiskCache) -> None:
         """Open nothing yet. `cache` is used when the storage is remote."""
         self._storage = storage
         self._layout = layout
@@ -65,7 +82,8 @@ class Blocks:
         self._shards = shards
         self._files: dict[str, Bytes] = {}
         self._verified: set[int] = set()
-        self._open: OrderedDict[int, Bytes] = OrderedDict()
+        self._open: OrderedDict[Piece, Bytes] = OrderedDict()
+        self._coming: dict[Piece, Future[Bytes]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -73,73 +91,110 @@ class Blocks:
 
     def __getitem__(self, number: int) -> Bytes:
         """Return the block's bytes, read-only; DataCorrupt if they match their hash neither at first nor again."""
-        shard, block = self._place(number)
-        if self._storage.is_local:
-            return self._local(shard, block, number)
-        with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
-        data = self._remote(shard, block, self._storage)
-        with self._lock:
-            self._open[number] = data
-            while len(self._open) > _OPEN_BLOCKS:
-                self._open.popitem(last=False)
-        return data
+        return self._local(number) if self._storage.is_local else self._remote(Piece(number))
+
+    def beginning(self, number: int, size: int) -> Bytes:
+        """Return at least the block's first `size` bytes, the whole of it only where that is cheap or needed."""
+        if self._storage.is_local or Piece(number) in self._open or not self._has_head(number, size):
+            return self[number]
+        return self._remote(Piece(number, is_head=True))
 
     def verify(self) -> Iterator[int]:
         """Read every block from storage, past the cache; yields the bytes of each that matched its hash."""
         for number in range(len(self)):
-            shard, block = self._place(number)
-            yield len(self._fetch(shard, block, self._storage))
+            yield len(self._fetch(Piece(number)))
 
-    def prefetch(self, numbers: Iterable[int]) -> None:
-        """Fetch remote blocks, each in a thread of its own; failures are left to the read that needs the block."""
+    def prefetch(self, numbers: Iterable[int], reach: int = 0) -> None:
+        """Fetch remote blocks and the first `reach` bytes of those after them, each in a thread of its own.
+
+        Failures are left to the read that needs the block.
+        """
         if self._storage.is_local:
             return
-        for number in numbers:
-            if number < len(self):
-                threading.Thread(target=self._try, args=(number,), daemon=True).start()
+        blocks = [Piece(number) for number in numbers]
+        if reach:
+            after = [piece.number + 1 for piece in blocks if piece.number + 1 < len(self)]
+            blocks += [Piece(number, self._has_head(number, reach)) for number in after]
+        for piece in blocks:
+            with self._lock:
+                if piece in self._open or piece in self._coming or Piece(piece.number) in self._coming:
+                    continue
+                coming = self._coming[piece] = Future()
+            threading.Thread(target=self._prefetch, args=(piece, coming), daemon=True).start()
 
-    def _try(self, number: int) -> None:
-        shard, block = self._place(number)
-        with contextlib.suppress(WindlassError, OSError):
-            self._remote(shard, block, Storage(self._storage.uri, patience=0))
+    def _prefetch(self, piece: Piece, coming: "Future[Bytes]") -> None:
+        with _fetching:
+            self._bring(piece, coming)
+
+    def _remote(self, piece: Piece) -> Bytes:
+        with self._lock:
+            if piece in self._open:
+                self._open.move_to_end(piece)
+                return self._open[piece]
+            coming = self._coming.get(piece)
+            mine = coming is None
+            if coming is None:
+                coming = self._coming[piece] = Future()
+        if mine:
+            self._bring(piece, coming)
+        return coming.result()
+
+    def _bring(self, piece: Piece, coming: "Future[Bytes]") -> None:
+        shard, block = self._place(piece.number)
+        digest = (shard.heads if piece.is_head else shard.blocks)[block]
+        name = f"{Path(self._storage.path).name}-{shard.name}-{block}{'-head' * piece.is_head}-{digest}"
+        try:
+            data = self._cache.get(name, digest, lambda: self._fetch(piece), self._storage.counts)
+        except BaseException as error:  # noqa: BLE001 - raised again where the block is needed
+            with self._lock:
+                del self._coming[piece]
+            coming.set_exception(error)
+            return
+        with self._lock:
+            self._open[piece] = data
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+            del self._coming[piece]
+        coming.set_result(data)
+
+    def _has_head(self, number: int, size: int) -> bool:
+        return size <= self._layout.head and bool(self._place(number)[0].heads)
 
     def _place(self, number: int) -> tuple[Shard, int]:
         shard, block = divmod(number, self._layout.shard // self._layout.block)
         return self._shards[shard], block
 
-    def _range(self, shard: Shard, block: int) -> tuple[int, int]:
-        return block * self._layout.block, min((block + 1) * self._layout.block, shard.size)
+    def _range(self, shard: Shard, block: int, is_head: bool = False) -> tuple[int, int]:
+        start = block * self._layout.block
+        return start, min(start + (self._layout.head if is_head else self._layout.block), shard.size)
 
-    def _local(self, shard: Shard, block: int, number: int) -> Bytes:
+    def _local(self, number: int) -> Bytes:
+        shard, block = self._place(number)
         if shard.name not in self._files:
             try:
-                self._files[shard.name] = _map(Path(self._storage.path, shard.name))
+                self._files[shard.name] = mapped(Path(self._storage.path, shard.name))
             except FileNotFoundError as error:
                 raise self._missing(shard) from error
         start, stop = self._range(shard, block)
         data = self._files[shard.name][start:stop]
         if number not in self._verified:
-            if not _matches(data, shard.blocks[block]):
-                return np.frombuffer(self._fetch(shard, block, self._storage), np.uint8)
+            if not matches(data, shard.blocks[block]):
+                return np.frombuffer(self._fetch(Piece(number)), np.uint8)
             self._verified.add(number)
         return data
 
-    def _remote(self, shard: Shard, block: int, storage: Storage) -> Bytes:
-        name = f"{Path(storage.path).name}-{shard.name}-{block}-{shard.blocks[block]}"
-        return self._cache.get(name, shard.blocks[block], lambda: self._fetch(shard, block, storage))
-
-    def _fetch(self, shard: Shard, block: int, storage: Storage) -> bytes:
-        """Read a block from storage, twice if need be, until it matches its hash."""
-        start, stop = self._range(shard, block)
+    def _fetch(self, piece: Piece) -> bytes:
+        """Read a piece from storage, twice if need be, until it matches its hash."""
+        shard, block = self._place(piece.number)
+        start, stop = self._range(shard, block, piece.is_head)
+        digest = (shard.heads if piece.is_head else shard.blocks)[block]
         for _ in range(2):
             problem = "does not match its hash"
             try:
-                data = storage.read(shard.name, start, stop)
-                if _matches(data, shard.blocks[block]):
+                data = self._storage.read(shard.name, start, stop)
+                if matches(data, digest):
                     return data
+                self._storage.counts.add(verification_failures=1)
             except FileNotFoundError as error:
                 raise self._missing(shard) from error
             except OSError as error:  # such as a range beyond the end of a truncated object
@@ -158,97 +213,3 @@ class Blocks:
         where = f"block {block} (bytes {start} to {stop})"
         message = f"{self._shown(shard)}: {where} does not match its hash, read twice"
         return WindlassError("DataCorrupt", f"{message}; restore the file, or delete the corpus and prepare it again")
-
-
-class DiskCache:
-    """Verified copies of remote blocks on this machine's disk; beyond `limit` bytes the least recently used go."""
-
-    def __init__(self, folder: Path | None = None, limit: int | None = None) -> None:
-        """Default folder: WINDLASS_CACHE or ~/.cache/windlass; default limit: WINDLASS_CACHE_BYTES or 20 GiB."""
-        self.folder = (folder or Path(os.environ.get("WINDLASS_CACHE", "~/.cache/windlass")).expanduser()) / "blocks"
-        self.limit = limit or int(os.environ.get("WINDLASS_CACHE_BYTES", 20 << 30))
-        self._unswept = self.limit  # bytes written since the last sweep; the first write sweeps
-        self._warned = False
-
-    def get(self, name: str, digest: str, fetch: Callable[[], bytes]) -> Bytes:
-        """Return the cached block if it matches its hash; fetch() it otherwise, in one process at a time."""
-        path = self.folder / name
-        cached = _cached(path, digest)
-        if cached is None:
-            with self._locked(name):
-                cached = _cached(path, digest)  # another process may have been faster
-                if cached is None:
-                    data = fetch()
-                    self._store(path, data)
-                    cached = _cached(path, digest)
-                    return np.frombuffer(data, np.uint8) if cached is None else cached
-        return cached
-
-    def _store(self, path: Path, data: bytes) -> None:
-        partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
-        try:
-            partial.write_bytes(data)
-            partial.rename(path)
-            self._unswept += len(data)
-            if self._unswept > self.limit // 16:
-                self._unswept = 0
-                self._sweep()
-        except OSError as error:
-            self._warn(error)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("the cache %s cannot be written, going on without: %s", self.folder, error)
-
-    def _sweep(self) -> None:
-        """Delete what was used longest ago, until the rest fits; readers of a deleted block keep their mapping."""
-        entries = sorted(_entries(self.folder), reverse=True)
-        total = 0
-        for _, size, path in entries:
-            total += size
-            if total > self.limit:
-                Path(path).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Hold the block's lock; the kernel releases it should this process die."""
-        with contextlib.ExitStack() as stack:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(open(self.folder / f".lock-{zlib.crc32(name.encode()) % 64}", "w"))
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                self._warn(error)
-            yield
-
-
-def _cached(path: Path, digest: str) -> Bytes | None:
-    try:
-        data = _map(path)
-        os.utime(path)  # the order in which blocks leave the cache
-    except OSError:
-        return None
-    return data if _matches(data, digest) else None
-
-
-def _entries(folder: Path) -> Iterator[tuple[int, int, str]]:
-    with os.scandir(folder) as files:
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                if not file.name.startswith(".lock"):
-                    status = file.stat()
-                    yield status.st_mtime_ns, status.st_size, file.path
-
-
-def _map(path: Path) -> Bytes:
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)  # cannot be mapped
-    return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
-
-
-def _matches(data: Any, digest: str) -> bool:
-    return xxhash.xxh3_64_hexdigest(data) == digest

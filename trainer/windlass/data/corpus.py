@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from numpy.typing import DTypeLike, NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 from pydantic.alias_generators import to_camel
 
-from windlass.data.blocks import Blocks, DiskCache, Layout, Shard
+from windlass.data.blocks import Blocks, Layout, Shard
+from windlass.data.cache import DiskCache
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.errors import WindlassError
+from windlass.ranges import ReadCounts
 from windlass.storage import Storage, shown
 
 MANIFEST = "manifest.json"
@@ -90,12 +92,19 @@ class Manifest(ManifestModel):
     splits: dict[SplitName, SplitManifest]
     preparation: Preparation
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def id(self) -> str:
-        """Hash of what the corpus holds: the same data prepared elsewhere has the same id, and so the same order."""
+        """Hash of what the corpus holds: the same data prepared elsewhere has the same id, and so the same order.
+
+        It is written as well, so that a damaged manifest is known by it.
+        """
         content = self.model_dump(
-            mode="json", by_alias=True, exclude={"folder": True, "preparation": True, "tokenizer": {"name"}}
+            mode="json", by_alias=True, exclude={"id": True, "folder": True, "preparation": True, "tokenizer": {"name"}}
         )
+        for split in content["splits"].values():
+            for shard in split["shards"] + split["documentEnds"]:
+                del shard["heads"]  # follow from the rest
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
@@ -121,9 +130,9 @@ class Split:
             raise IndexError(f"tokens {start} to {stop} of {self.tokens}")
         return _read(self._blocks, self.block_tokens, self.dtype, start, stop)
 
-    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    def windows(self, starts: NDArray[np.int64], length: int, dtype: DTypeLike = np.int64) -> NDArray[Any]:
         """Return tokens [start, start + length) of each start, [n, length]: `read` for many at once."""
-        found = np.empty((len(starts), length), np.int64)
+        found = np.empty((len(starts), length), dtype)
         blocks: dict[int, NDArray[Any]] = {}
         for row, start in enumerate(starts.tolist()):
             number, offset = divmod(start, self.block_tokens)
@@ -139,9 +148,9 @@ class Split:
         """Return where each document ends (after its end_of_document), in tokens, [documents]."""
         return _read(self._ends, self._ends_per_block, np.dtype("<u8"), 0, self.documents)
 
-    def prefetch(self, blocks: Iterable[int]) -> None:
-        """Fetch remote blocks of `block_tokens` tokens, each in a thread of its own; never fails."""
-        self._blocks.prefetch(blocks)
+    def prefetch(self, blocks: Iterable[int], reach: int = 0) -> None:
+        """Fetch remote blocks of `block_tokens` tokens, and `reach` tokens after each, in the background."""
+        self._blocks.prefetch(blocks, reach * self.dtype.itemsize)
 
     def verify(self) -> Iterator[int]:
         """Check every hash; yields the bytes of each block that matched, raises DataCorrupt at one that does not."""
@@ -152,12 +161,14 @@ class Split:
 class Corpus:
     """An opened corpus."""
 
-    def __init__(self, uri: str, manifest: Manifest, cache: DiskCache) -> None:
+    def __init__(self, uri: str, manifest: Manifest, cache: DiskCache, counts: ReadCounts) -> None:
         """Use `Corpus.open`."""
         self.uri = uri
+        self.counts = counts
+        """What reading it took so far."""
         self.manifest = manifest
         self.id = manifest.id
-        self._storage = Storage(uri).child(manifest.folder)
+        self._storage = Storage(uri, counts=counts).child(manifest.folder)
         self._cache = cache
         self._splits: dict[str, Split] = {}
 
@@ -167,7 +178,8 @@ class Corpus:
 
         Raises DataNotFound where there is none, DataCorrupt where its manifest cannot be read.
         """
-        return cls(uri, read_manifest(Storage(uri)), DiskCache(cache))
+        counts = ReadCounts()
+        return cls(uri, read_manifest(Storage(uri, counts=counts)), DiskCache(cache), counts)
 
     def split(self, name: SplitName) -> Split:
         """Return the training or the held-out part."""
@@ -193,26 +205,30 @@ class Corpus:
 
 def read_manifest(storage: Storage) -> Manifest:
     """Return the manifest in this folder; DataNotFound where there is none, DataCorrupt where it makes no sense."""
+    where = f"{shown(storage.uri)}/{MANIFEST}"
     try:
-        return Manifest.model_validate_json(storage.read(MANIFEST))
+        data = storage.read(MANIFEST)
+        manifest = Manifest.model_validate_json(data)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         message = f"there is no prepared corpus at {shown(storage.uri)}; make one with `windlass data prepare`"
         raise WindlassError("DataNotFound", message) from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        message = (
-            f"{shown(storage.uri)}/{MANIFEST} is no manifest of a corpus ({where}: {first['msg']}); prepare it again"
-        )
+        field = ".".join(map(str, first["loc"])) or "it"
+        message = f"{where} is no manifest of a corpus ({field}: {first['msg']}); prepare it again"
         raise WindlassError("DataCorrupt", message) from error
+    if json.loads(data).get("id", manifest.id) != manifest.id:  # those of before had none
+        raise WindlassError("DataCorrupt", f"{where} is damaged: its contents do not match its id; prepare it again")
+    return manifest
 
 
 def _read(blocks: Blocks, size: int, dtype: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
     """Return items [start, stop) of blocks of `size` items."""
-    pieces = [
-        blocks[number].view(dtype)[max(0, start - number * size) : stop - number * size]
-        for number in range(start // size, -(-stop // size))
-    ]
+    pieces: list[NDArray[Any]] = []
+    for number in range(start // size, -(-stop // size)):
+        first, last = max(0, start - number * size), min(size, stop - number * size)
+        block = blocks.beginning(number, last * dtype.itemsize) if pieces else blocks[number]
+        pieces.append(block.view(dtype)[first:last])
     if not pieces:
         return np.empty(0, dtype)
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

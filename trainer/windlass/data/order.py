@@ -6,10 +6,10 @@ own part, and a resume needs one number. Why it is as it is: docs/decisions/0002
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,12 @@ _LONGEST_CYCLE = 65_536
 Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleOrder:
-    """The order of one split's samples; sample i is tokens [i * L, i * L + L] of the split, labels included."""
+    """The order of one split's samples; sample i is tokens [i * stride, i * stride + L] of it, labels included.
+
+    Or, with `starts`, the first L + 1 tokens or fewer from the i-th start.
+    """
 
     corpus_id: str
     seed: int
@@ -32,11 +35,21 @@ class SampleOrder:
     """Tokens in the split."""
     block_tokens: int
     """Tokens in a block, the unit that is read and verified."""
+    stride: int | None = None
+    """Tokens from one sample's start to the next; default: sequence_length."""
+    starts: Indices | None = None
+    """[samples] where each sample starts, ascending; default: every `stride` tokens."""
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Samples in an epoch."""
-        return max(0, (self.tokens - 1) // self.sequence_length)
+        if self.starts is not None:
+            return len(self.starts)
+        return max(0, (self.tokens - 1 - self.sequence_length) // self._stride + 1)
+
+    def start(self, samples: Indices) -> Indices:
+        """Return the first token of each sample, [n]."""
+        return samples * self._stride if self.starts is None else self.starts[samples]
 
     def at(self, positions: Indices) -> Indices:
         """Return the sample at each position, [n]; position `samples` begins the second epoch, in another order."""
@@ -44,59 +57,72 @@ class SampleOrder:
         found = np.empty_like(positions)
         for epoch in np.unique(epochs):
             in_epoch = epochs == epoch
-            starts = _blocks(self, int(epoch))[1]
+            starts = self._blocks(int(epoch))[1]
             windows = np.searchsorted(starts, places[in_epoch], side="right") - 1
             part = np.empty_like(windows)
             for window in np.unique(windows):
                 chosen = windows == window
-                part[chosen] = _window(self, int(epoch), int(window))[places[in_epoch][chosen] - starts[window]]
+                part[chosen] = self._window(int(epoch), int(window))[places[in_epoch][chosen] - starts[window]]
             found[in_epoch] = part
         return found
 
     def window(self, position: int, ahead: int = 0) -> Indices:
         """Return the blocks of the window that `position` lies in, or with ahead=1 of the one after it."""
         epoch, place = divmod(position, self.samples)
-        blocks, starts = _blocks(self, epoch)
+        blocks, starts = self._blocks(epoch)
         window = int(np.searchsorted(starts, place, side="right")) - 1 + ahead
         if window == len(starts):
-            return _blocks(self, epoch + 1)[0][:WINDOW]
+            return self._blocks(epoch + 1)[0][:WINDOW]
         return blocks[window * WINDOW :][:WINDOW]
 
+    @property
+    def _stride(self) -> int:
+        return self.stride or self.sequence_length
 
-@lru_cache(maxsize=8)
-def _blocks(order: SampleOrder, epoch: int) -> tuple[Indices, Indices]:
-    """Return the epoch's blocks in their order, and the position at which each window of them starts."""
-    first = _first_samples(order)
-    counts = np.diff(first)
-    occupied = np.flatnonzero(counts)  # a sequence can be longer than a block
-    blocks = occupied[_permutation(_key(order, epoch, "blocks"), len(occupied))]
-    ends = np.cumsum(counts[blocks])
-    return blocks, np.concatenate([[0], ends[WINDOW - 1 : -1 : WINDOW]])
+    @cached_property
+    def _first(self) -> Indices:
+        """The first sample that starts in each block, [blocks + 1]."""
+        borders = np.arange(-(-self.tokens // self.block_tokens) + 1) * self.block_tokens
+        if self.starts is not None:
+            return np.searchsorted(self.starts, borders)
+        return np.minimum(-(-borders // self._stride), self.samples)
+
+    @cached_property
+    def _blocks(self) -> Callable[[int], tuple[Indices, Indices]]:
+        """epoch -> the epoch's blocks in their order, and the position at which each window of them starts."""
+
+        def blocks(epoch: int) -> tuple[Indices, Indices]:
+            counts = np.diff(self._first)
+            occupied = np.flatnonzero(counts)  # a sample can be longer than a block
+            order = occupied[permutation(self._key(epoch, "blocks"), len(occupied))]
+            ends = np.cumsum(counts[order])
+            return order, np.concatenate([[0], ends[WINDOW - 1 : -1 : WINDOW]])
+
+        return lru_cache(maxsize=2)(blocks)
+
+    @cached_property
+    def _window(self) -> Callable[[int, int], Indices]:
+        """epoch, window -> the samples of the window in their order."""
+
+        def window(epoch: int, window: int) -> Indices:
+            blocks = self._blocks(epoch)[0][window * WINDOW : (window + 1) * WINDOW]
+            samples = np.concatenate([np.arange(self._first[block], self._first[block + 1]) for block in blocks])
+            return samples[permutation(self._key(epoch, f"window {window}"), len(samples))]
+
+        return lru_cache(maxsize=2)(window)
+
+    def _key(self, epoch: int, use: str) -> int:
+        samples = "documents" if self.starts is not None else str(self.sequence_length)
+        stride = f"/{self.stride}" if self.stride not in (None, self.sequence_length) else ""
+        return key(f"{self.corpus_id}/{self.seed}/{epoch}/{samples}{stride}/{use}")
 
 
-@lru_cache(maxsize=8)
-def _window(order: SampleOrder, epoch: int, window: int) -> Indices:
-    """Return the samples of a window in their order."""
-    first = _first_samples(order)
-    blocks = _blocks(order, epoch)[0][window * WINDOW : (window + 1) * WINDOW]
-    samples = np.concatenate([np.arange(first[block], first[block + 1]) for block in blocks])
-    return samples[_permutation(_key(order, epoch, f"window {window}"), len(samples))]
-
-
-@lru_cache(maxsize=8)
-def _first_samples(order: SampleOrder) -> Indices:
-    """Return the first sample that starts in each block, [blocks + 1]."""
-    blocks = -(-order.tokens // order.block_tokens)
-    first = -(-np.arange(blocks + 1) * order.block_tokens // order.sequence_length)
-    return np.minimum(first, order.samples)
-
-
-def _key(order: SampleOrder, epoch: int, use: str) -> int:
-    text = f"{order.corpus_id}/{order.seed}/{epoch}/{order.sequence_length}/{use}"
+def key(text: str) -> int:
+    """Return the key of a permutation by what it is for."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _permutation(key: int, n: int) -> Indices:
+def permutation(key: int, n: int) -> Indices:
     """Return a permutation of range(n): the argsort of splitmix64 (Steele et al. 2014) at key + i.
 
     Ours, since the streams of numpy's and torch's generators may change between versions.

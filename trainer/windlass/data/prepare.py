@@ -320,7 +320,7 @@ class _SplitWriter:
 
     def _write(self, name: str, data: bytes) -> Shard:
         self._storage.write(name, data)
-        return Shard(name, len(data), _LAYOUT.hashes(data))
+        return _LAYOUT.describe(name, data)
 
 
 def _write_tokenizer(tokenizer: Tokenizer, storage: Storage) -> None:
