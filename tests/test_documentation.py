@@ -19,6 +19,15 @@ JOBS = [
 ]
 
 
+SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=[path.stem for path in SAMPLES])
+def test_a_sample_is_valid_and_on_a_cluster_too_where_it_says_kubectl(sample: Path) -> None:
+    text = sample.read_text()
+    load_job_text(text, cluster="kubectl apply" in text)
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_in_the_documentation_is_valid(job: str) -> None:
     load_job_text(job)

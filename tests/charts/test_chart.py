@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -226,12 +225,3 @@ def test_every_value_is_explained() -> None:
     for name, value in YAML(typ="safe").load(CHART / "values.yaml").items():
         parts = value if isinstance(value, dict) else ()
         assert name in explained or {f"{name}.{part}" for part in parts} <= explained, name
-
-
-def test_the_manifests_for_kubectl_are_what_the_chart_makes(helm: Helm, program: Any) -> None:
-    folder = ROOT / "manifests/operator"
-    search = f"{program('helm').parent}{os.pathsep}{os.environ['PATH']}"
-    made = subprocess.run(
-        [folder / "render.sh"], env=os.environ | {"PATH": search}, capture_output=True, text=True, check=True
-    )
-    assert parse(made.stdout) == parse((folder / "operator.yaml").read_text()), "run make generate"
