@@ -28,7 +28,10 @@ def asked() -> Iterator[tuple[Right, int]]:
                 if reference is not None:
                     parts = [reference["resource"], reference.get("subresource")]
                     resource = "/".join(part for part in parts if part)
-                    yield (reference.get("apiGroup", ""), resource, entry["verb"]), entry["responseStatus"]["code"]
+                    group, code = reference.get("apiGroup", ""), entry["responseStatus"]["code"]
+                    yield (group, resource, entry["verb"]), code
+                    if entry["verb"] == "patch" and code == 201:  # applied where nothing was: needs both rights
+                        yield (group, resource, "create"), code
 
 
 def granted() -> set[Right]:
