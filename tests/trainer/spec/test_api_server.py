@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.trainer.jobs import APPLY, Jobs, Refused, ask
+from tests.trainer.jobs import APPLY, STATUS, Jobs, Refused, ask
 
 from windlass.spec.cluster import cluster_rules
 from windlass.spec.document import parse
@@ -32,71 +32,6 @@ DRY_RUN = "&dryRun=All"
 Program = Callable[[str], Path]
 Changed = Callable[..., str]
 PREPARE = "data={prepare: {sources: [{uri: 's3://raw/*.txt'}]}, train: [{uri: 's3://corpora/new'}]}"
-STATUS = JobStatus.model_validate(
-    {
-        "observedGeneration": 3,
-        "phase": "Running",
-        "attempt": 2,
-        "head": {"startTime": "2026-01-31T12:00:00Z", "uid": "b9", "restartsBefore": 1},
-        "startTime": "2026-01-31T11:00:00Z",
-        "completionTime": "2026-01-31T13:00:00Z",
-        "suspendedSeconds": 1.5,
-        "conditions": [
-            {
-                "type": "PodsReady",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": "0/2 nodes are available",
-                "lastTransitionTime": "2026-01-31T12:00:00Z",
-                "observedGeneration": 3,
-            }
-        ],
-        "workers": {"desired": 4, "ready": 3},
-        "progress": {
-            "step": 42,
-            "maxSteps": 100,
-            "tokens": 1000,
-            "epoch": 0.5,
-            "loss": 3.25,
-            "validationLoss": 3.5,
-            "tokensPerSecond": 1.2e6,
-            "mfu": 0.41,
-            "stepSeconds": 0.1,
-            "remainingSeconds": 5.8,
-            "updatedAt": "2026-01-31T12:00:01Z",
-        },
-        "checkpoint": {"step": 40, "uri": "s3://runs/shakespeare/step-40", "committedAt": "2026-01-31T12:00:00Z"},
-        "goodput": {"productiveSeconds": 97, "totalSeconds": 100, "ratio": 0.97},
-        "restarts": {"infrastructure": 1, "user": 1},
-        "failures": [
-            {
-                "time": "2026-01-31T11:59:00Z",
-                "attempt": 1,
-                "kind": "Infrastructure",
-                "reason": "RankFailed",
-                "pod": "shakespeare-worker-1",
-                "node": "node2",
-                "rank": 1,
-                "exitCode": -9,
-                "step": 41,
-                "message": "killed by signal 9",
-                "lastLogLines": ["step 41", "step 42"],
-            }
-        ],
-        "result": {"uri": "s3://runs/shakespeare/export", "metrics": {"validationLoss": 3.5}},
-        "columns": {
-            "progress": "42%",
-            "loss": "3.25",
-            "tokensPerSecond": "1.2M",
-            "workers": "3/4",
-            "restarts": "2",
-            "remaining": "6s",
-            "mfu": "41%",
-            "goodput": "97%",
-        },
-    }
-)
-"""With every field."""
 
 
 def overridden(*overrides: str) -> Any:

@@ -26,7 +26,7 @@ def export_run(run: str, folder: Path, *, runs: Path) -> None:
     write(f"{short(folder.absolute())}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 
-def _folder(run: str, runs: Path) -> Path:
-    """The folder of a run that is given by its name or by its folder."""
+def _folder(run: str, runs: Path) -> Path | str:
+    """The place of a run that is given by its name, its folder or its URI."""
     by_name = runs / run
-    return by_name if (by_name / "job.yaml").exists() else Path(run)
+    return by_name if (by_name / "job.yaml").exists() else run

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
+import yaml
 from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config.config_exception import ConfigException
@@ -120,7 +121,7 @@ def connect(context: str | None = None, namespace: str | None = None) -> Cluster
     configuration = Configuration()
     try:
         found = _configure(configuration, context)
-    except (ConfigException, OSError, ValueError) as error:
+    except (ConfigException, OSError, ValueError, yaml.YAMLError) as error:
         raise WindlassError("ClusterUnavailable", f"no cluster to connect to: {error}") from error
     if not configuration.verify_ssl:
         urllib3.disable_warnings()  # the kubeconfig asks for it: insecure-skip-tls-verify

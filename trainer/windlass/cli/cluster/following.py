@@ -74,7 +74,8 @@ def changes(before: Object | None, job: Object) -> Iterator[Record]:
     message = f"{why['reason']}: {why['message']}" if why and why["message"] else ""
     if new.get("phase") != old.get("phase"):
         yield {"kind": "phase", "phase": new["phase"], "message": message if new["phase"] == "Failed" else ""}
-    if new.get("phase") not in (None, *ENDS) and _told(why) != _told(telling(before) if before else None):
+    told = (old.get("phase"), _words(telling(before) if before else None))
+    if new.get("phase") not in (None, *ENDS) and (new["phase"], _words(why)) != told:
         yield {"kind": "info", "message": ": ".join(part for part in (new["phase"], message) if part)}
     if before is not None and not new:
         yield {"kind": "warning", "message": "no operator has taken notice of the job yet; does one run?"}
@@ -88,8 +89,8 @@ def changes(before: Object | None, job: Object) -> Iterator[Record]:
         yield {"kind": "checkpoint", "step": checkpoint["step"]}
 
 
-def _told(condition: Object | None) -> tuple[Any, ...]:
-    return tuple((condition or {}).get(key) for key in ("type", "status", "reason", "message"))
+def _words(condition: Object | None) -> tuple[Any, ...]:
+    return tuple((condition or {}).get(key) for key in ("reason", "message"))
 
 
 def _progress(old: Object, new: Object) -> Iterator[Record]:
