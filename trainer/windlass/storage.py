@@ -136,7 +136,7 @@ class Storage:
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the file's bytes [start, end), fewer where it ends before."""
         if self.is_local:
-            with self._translated(), open(self._at(name), "rb") as file:
+            with self.translated(), open(self._at(name), "rb") as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(end - (start or 0))
         data = self.call(lambda: ranges.read(self.fs, self._protocol, self._at(name), start, end, self.counts))
@@ -147,7 +147,7 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """Write the file; readers see the old one or the new one, on a power cut too."""
         if self.is_local:
-            with self._translated(), self._partial(name) as partial:
+            with self.translated(), self._partial(name) as partial:
                 _write_through(partial, data)
                 _replace(partial, self._at(name))
         else:
@@ -156,7 +156,7 @@ class Storage:
     def create(self, name: str, data: bytes) -> bool:
         """Write the file only if there is none of that name; of several writers exactly one gets True."""
         if self.is_local:
-            with self._translated(), self._partial(name) as partial:
+            with self.translated(), self._partial(name) as partial:
                 _write_through(partial, data)
                 return _link(partial, self._at(name))
         writer = uuid.uuid4().hex
@@ -180,7 +180,7 @@ class Storage:
     def list(self, prefix: str = "") -> dict[str, int]:
         """Return every file in the folder `prefix` and below: name relative to this storage -> size in bytes."""
         if self.is_local:
-            with self._translated():
+            with self.translated():
                 return dict(sorted(_walk(self.path, self._at(prefix))))
         found = self.call(lambda: self.fs.find(self._at(prefix), detail=True))
         return {name[len(self.path) + 1 :]: int(info["size"] or 0) for name, info in sorted(found.items())}
@@ -188,7 +188,7 @@ class Storage:
     def upload(self, local: Path, name: str) -> None:
         """Copy a local file of any size here, in parts; it appears whole or not at all."""
         if self.is_local:
-            with self._translated(), self._partial(name) as partial:
+            with self.translated(), self._partial(name) as partial:
                 shutil.copyfile(local, partial)
                 _sync(partial)
                 _replace(partial, self._at(name))
@@ -211,7 +211,8 @@ class Storage:
         return f"{self.path}/{name}" if name else self.path
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """Turn the system's errors of a local disk into those for people: AccessDenied, StorageFull."""
         try:
             yield
         except OSError as error:

@@ -79,11 +79,11 @@ def test_the_format_never_changes(tmp_path: Path) -> None:
     spec = Prepare(sources=[Source(uri=f"{tmp_path}/*.txt")], validation_fraction=0.5)
     corpus = prepare(spec, BytesTokenizer(), str(tmp_path / "corpus"))
     folder = tmp_path / "corpus" / corpus.manifest.folder
-    assert (folder / "train-00000.bin").read_bytes() == np.array([*b"beta" * 10, 256], "<u2").tobytes()
-    assert (folder / "train-ends-00000.bin").read_bytes() == np.array([41], "<u8").tobytes()
-    assert (folder / "validation-00000.bin").read_bytes() == np.array([*b"alpha" * 10, 256], "<u2").tobytes()
-    assert corpus.manifest.splits["train"].shards[0].blocks == ["a5f9bcceb4963f20"]
-    assert corpus.id == "c341e34b6b10a023bb577980496fa4b7"
+    assert (folder / "train-00000.bin").read_bytes() == np.array([*b"alpha" * 10, 256], "<u2").tobytes()
+    assert (folder / "train-ends-00000.bin").read_bytes() == np.array([51], "<u8").tobytes()
+    assert (folder / "validation-00000.bin").read_bytes() == np.array([*b"beta" * 10, 256], "<u2").tobytes()
+    assert corpus.manifest.splits["train"].shards[0].blocks == ["80c3ee42449c68fa"]
+    assert corpus.id == "abd952f8fc66ac77552edbe4dc07dc39"
 
 
 def test_a_flipped_byte_on_disk_is_found_and_stops_loudly(make_corpus: MakeCorpus) -> None:

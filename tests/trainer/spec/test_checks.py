@@ -171,8 +171,6 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
         ("model.lora={}", "spec.model.lora"),
         ("model.trainable.scope=Head", "spec.model.trainable.scope"),
         ("data.packing=false", "spec.data.packing"),
-        ("data.prepare={sources: [{uri: a}], clean: {}}", "spec.data.prepare.clean"),
-        ("data.prepare={sources: [{uri: a}], decontaminate: [a]}", "spec.data.prepare.decontaminate"),
         ("evaluation.suites=[{name: hellaswag}]", "spec.evaluation.suites"),
     ],
 )

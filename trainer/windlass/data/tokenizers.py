@@ -1,6 +1,6 @@
 """Tokenizers: text to token ids and back, and their files in Hugging Face layout beside corpora and exports.
 
-Special tokens in a text are plain text here; only Windlass itself ends a document with `end_of_document`.
+Names of special tokens in a text are plain text unless asked for; only Windlass itself ends a document.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,11 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str:
         """Hash of what makes two tokenizers encode alike; equal for a tokenizer and its saved files."""
 
-    def encode(self, text: str) -> NDArray[Any]:
-        """Return token ids, [tokens], unsigned integers; no token is added."""
+    def encode(self, text: str, *, special_tokens: bool = False) -> NDArray[Any]:
+        """Return token ids, [tokens], unsigned integers; no token is added.
+
+        With `special_tokens`, names of special tokens in the text become these tokens.
+        """
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; bytes that are no UTF-8 become U+FFFD, end_of_document its name."""
@@ -69,9 +72,13 @@ class BytesTokenizer:
     end_of_document: int = 256
     fingerprint: str = "bytes-1"
 
-    def encode(self, text: str) -> NDArray[Any]:
+    def encode(self, text: str, *, special_tokens: bool = False) -> NDArray[Any]:
         """Return the text's UTF-8 bytes, [bytes]."""
-        return np.frombuffer(text.encode(), np.uint8)
+        if not special_tokens or END_OF_TEXT not in text:
+            return np.frombuffer(text.encode(), np.uint8)
+        end = np.array([self.end_of_document], np.uint16)
+        parts = [np.frombuffer(part.encode(), np.uint8) for part in text.split(END_OF_TEXT)]
+        return np.concatenate([part for piece in parts for part in (piece, end)][:-1])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; incomplete characters become U+FFFD."""
@@ -109,9 +116,10 @@ class TiktokenTokenizer:
         digest.update(b"".join(b"%d %s\n" % (rank, token) for token, rank in ranks.items()))
         return digest.hexdigest()[:32]
 
-    def encode(self, text: str) -> NDArray[Any]:
+    def encode(self, text: str, *, special_tokens: bool = False) -> NDArray[Any]:
         """Return token ids, [tokens] uint32."""
-        return self.encoding.encode_to_numpy(text, disallowed_special=())
+        allowed: Literal["all"] | set[str] = "all" if special_tokens else set()
+        return self.encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; incomplete characters become U+FFFD."""
@@ -136,8 +144,9 @@ class HuggingFaceTokenizer:
     tokenizer: "tokenizers.Tokenizer" = field(repr=False)
     files: dict[str, bytes] = field(repr=False)
 
-    def encode(self, text: str) -> NDArray[Any]:
+    def encode(self, text: str, *, special_tokens: bool = False) -> NDArray[Any]:
         """Return token ids, [tokens] uint32."""
+        self.tokenizer.encode_special_tokens = not special_tokens
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -218,7 +227,6 @@ def _from_files(name: str, files: dict[str, bytes]) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     except Exception as error:  # tokenizers has no class of its own for it
         raise WindlassError("DataCorrupt", f"tokenizer {name}: tokenizer.json cannot be read: {error}") from error
-    tokenizer.encode_special_tokens = True  # their names in a text are text
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return HuggingFaceTokenizer(
         name=saved["name"] if ours else name,

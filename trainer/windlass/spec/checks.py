@@ -42,7 +42,6 @@ def warnings(job: LLMTrainingJob) -> list[str]:
 def unsupported(job: LLMTrainingJob) -> list[Problem]:
     """What the spec allows and this version can't run yet."""
     spec = job.spec
-    prepare = spec.data.prepare
     asked = {
         "spec.task": spec.task != "Pretrain",
         "spec.model.from": spec.model.from_ is not None,
@@ -50,9 +49,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
         "spec.model.lora": spec.model.lora is not None,
         "spec.model.trainable.scope": spec.model.trainable.scope != "All",
         "spec.data.packing": not spec.data.packing,
-        "spec.data.prepare.clean": prepare is not None and prepare.clean is not None,
-        "spec.data.prepare.deduplicate": prepare is not None and prepare.deduplicate is not None,
-        "spec.data.prepare.decontaminate": prepare is not None and prepare.decontaminate is not None,
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
     return [Problem(path, "not in this version; leave it out") for path, present in asked.items() if present]

@@ -205,9 +205,9 @@ class NearDuplicates(SpecModel):
 
     ngram: PositiveInt = 5
     """Words in a row that are compared; case and punctuation don't count."""
-    permutations: Annotated[int, Field(ge=8, le=1024)] = 112
+    permutations: Annotated[int, Field(ge=8, le=1024)] = 128
     """Hash functions; more make the estimate of similarity sharper and slower."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Jaccard similarity of the n-grams from which on two documents probably count as one; it decides the bands."""
 
 

@@ -1,0 +1,1 @@
+"""Finding documents that are the same, or nearly."""
