@@ -56,6 +56,10 @@ class ReadCounts:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
+    def amounts(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return {name: amount for name, amount in vars(self).items() if name != "_lock"}
+
 
 def read(
     fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts

@@ -123,6 +123,7 @@ class Split:
         self._blocks = Blocks(storage, split.shards, manifest.layout, cache)
         self._ends = Blocks(storage, split.document_ends, manifest.layout, cache)
         self._ends_per_block = manifest.layout.block // 8
+        self._document_ends: NDArray[np.int64] | None = None
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return tokens [start, stop), read-only; DataCorrupt where a block does not match its hash."""
@@ -144,9 +145,11 @@ class Split:
             found[row] = blocks[number][offset : offset + length]
         return found
 
-    def document_ends(self) -> NDArray[np.uint64]:
-        """Return where each document ends (after its end_of_document), in tokens, [documents]."""
-        return _read(self._ends, self._ends_per_block, np.dtype("<u8"), 0, self.documents)
+    def document_ends(self) -> NDArray[np.int64]:
+        """Return where each document ends (after its end_of_document), in tokens, [documents]; read once."""
+        if self._document_ends is None:
+            self._document_ends = _read(self._ends, self._ends_per_block, np.dtype("<i8"), 0, self.documents)
+        return self._document_ends
 
     def prefetch(self, blocks: Iterable[int], reach: int = 0) -> None:
         """Fetch remote blocks of `block_tokens` tokens, and `reach` tokens after each, in the background."""
