@@ -27,6 +27,7 @@ SPEC: dict[str, Any] = {
     "model": {"preset": "gpt2-small"},
     "data": {"train": [{"uri": "s3://corpora/shakespeare"}]},
     "training": {"maxSteps": 1000},
+    "checkpoints": {"uri": "s3://runs/play"},
     "workers": {"replicas": 2},
 }
 
@@ -70,6 +71,10 @@ class Cluster:
     @property
     def observed(self) -> Observed:
         return Observed(tuple(self.pods.values()), self.report)
+
+    @property
+    def phase(self) -> str | None:
+        return self.status.phase
 
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason of a condition."""
@@ -233,8 +238,8 @@ class Cluster:
 
 def failure(reason: str, **fields: Any) -> Failure:
     """A failure as a head tells of it."""
-    kinds = {"kind": "Infrastructure", "time": stamp(START), "attempt": 1, "last_log_lines": []}
-    return Failure(reason=reason, **(kinds | fields))
+    defaults: dict[str, Any] = {"kind": "Infrastructure", "time": stamp(START), "attempt": 1, "last_log_lines": []}
+    return Failure(reason=reason, **(defaults | fields))
 
 
 def checkpoint(step: int) -> CheckpointStatus:

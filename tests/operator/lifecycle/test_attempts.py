@@ -4,13 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.operator.lifecycle.simulation import NAME, Cluster, Verdict, checkpoint, failure
+from tests.operator.lifecycle.simulation import NAME, Cluster, checkpoint, failure
 
 from windlass.spec.job import Restarts
 from windlass_operator.job import Job
 from windlass_operator.lifecycle.attempts import UNSEEN, backoff
 from windlass_operator.lifecycle.decision import CreateHead, DeletePod
 from windlass_operator.lifecycle.machine import decide
+from windlass_operator.lifecycle.observed import Verdict
 
 HEAD = f"{NAME}-head"
 
@@ -32,7 +33,7 @@ def test_a_head_that_is_lost_to_its_machine_is_followed_by_another(story: str, e
     cluster.end_head(**end)
     done = cluster.reconcile()
     assert CreateHead(attempt=2, restarts=1) in done
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", reason))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", reason))
     assert [item.reason for item in cluster.status.failures] == [reason]
     assert cluster.status.restarts.infrastructure == 1
     assert workers.items() <= {name: pod.uid for name, pod in cluster.pods.items()}.items()
@@ -56,7 +57,7 @@ def test_a_head_that_is_being_evicted_no_longer_runs_and_counts_once() -> None:
     cluster.train()
     cluster.delete(HEAD)
     cluster.reconcile()
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "Evicted"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "Evicted"))
     assert cluster.status.attempt == 1
     cluster.vanish(HEAD)
     cluster.reconcile()
@@ -77,7 +78,7 @@ def test_the_users_own_failure_is_not_tried_again(end: Any, reason: str) -> None
     cluster.train()
     cluster.end_head(**end)
     assert cluster.reconcile() == []
-    assert (cluster.status.phase, cluster.condition("Failed")) == ("Failed", ("True", reason))
+    assert (cluster.phase, cluster.condition("Failed")) == ("Failed", ("True", reason))
     assert cluster.status.restarts.user == 0
     assert cluster.events[-2:] == [reason, "Failed"]
 
@@ -101,7 +102,7 @@ def test_the_end_of_the_budget_names_the_last_failure() -> None:
     for _ in range(2):
         cluster.end_head(None, exit_code=139)
         cluster.reconcile()
-        if cluster.status.phase != "Failed":
+        if cluster.phase != "Failed":
             cluster.run()
             cluster.reconcile()
     assert cluster.condition("Failed") == ("True", "RestartsExhausted")

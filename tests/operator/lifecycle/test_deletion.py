@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from tests.operator.lifecycle.simulation import NAME, Cluster, Verdict
+from tests.operator.lifecycle.simulation import NAME, Cluster
 
 from windlass_operator.lifecycle.decision import CreateCleanup, DeletePod, SetFinalizer
+from windlass_operator.lifecycle.observed import Verdict
 
 CLEANUP = f"{NAME}-cleanup"
 
@@ -120,7 +121,7 @@ def in_phase(phase: str) -> Cluster:
     elif phase in ("Succeeded", "Failed"):
         cluster.end_head(Verdict(phase, "UserError"))  # type: ignore[arg-type]
     cluster.reconcile()
-    assert cluster.status.phase == phase
+    assert cluster.phase == phase
     return cluster
 
 

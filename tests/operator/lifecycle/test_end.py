@@ -1,10 +1,11 @@
 """After the end: pods stay for their logs, and nothing else goes on."""
 
 import pytest
-from tests.operator.lifecycle.simulation import NAME, Cluster, Verdict
+from tests.operator.lifecycle.simulation import NAME, Cluster
 
 from windlass.spec.status import JobResult
 from windlass_operator.lifecycle.decision import DeleteJob, DeletePod
+from windlass_operator.lifecycle.observed import Verdict
 
 
 def succeeded(**lifecycle: object) -> Cluster:
@@ -50,4 +51,4 @@ def test_the_end_is_final(event: str) -> None:
     else:
         cluster.say("Running", step=2)
     assert cluster.reconcile() == []
-    assert cluster.status.phase == "Succeeded"
+    assert cluster.phase == "Succeeded"

@@ -26,7 +26,7 @@ def test_progress_comes_at_once_with_a_phase() -> None:
     cluster.train(step=10)
     cluster.say("Recovering", step=12)
     cluster.reconcile()
-    assert (cluster.status.phase, step_of(cluster)) == ("Recovering", 12)
+    assert (cluster.phase, step_of(cluster)) == ("Recovering", 12)
 
 
 def test_a_head_that_says_the_same_is_not_written_down_again() -> None:

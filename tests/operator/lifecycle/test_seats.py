@@ -13,7 +13,7 @@ def test_only_the_seat_that_was_lost_gets_a_new_pod() -> None:
     cluster.train()
     cluster.vanish(WORKER)
     assert cluster.reconcile() == [CreateWorker(1)]
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "RankFailed"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "RankFailed"))
     assert cluster.status.restarts.infrastructure == 0  # the head counts the restart of its ranks
 
 
@@ -23,7 +23,7 @@ def test_a_worker_on_a_lost_node_is_deleted_by_force_and_created_again() -> None
     uid = cluster.pods[WORKER].uid
     cluster.set(WORKER, node_lost=True, ready=False, node="node2")
     assert cluster.reconcile() == [DeletePod(WORKER, uid, force=True), CreateWorker(1)]
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
     assert [(item.reason, item.pod, item.node) for item in cluster.status.failures] == [("NodeLost", WORKER, "node2")]
 
 
@@ -66,10 +66,10 @@ def test_a_worker_that_restarts_in_place_is_left_alone_while_the_head_says_that_
     cluster.train()
     cluster.set(WORKER, ready=False)
     assert cluster.reconcile() == []
-    assert (cluster.status.phase, cluster.condition("PodsReady")) == ("Running", ("False", "NotReady"))
+    assert (cluster.phase, cluster.condition("PodsReady")) == ("Running", ("False", "NotReady"))
     cluster.say("Recovering")
     cluster.reconcile()
-    assert cluster.status.phase == "Recovering"
+    assert cluster.phase == "Recovering"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_job_that_goes_on_smaller_is_running_and_says_what_it_lacks() -> None:
     cluster.now += cluster.now.resolution * 20_000_000
     cluster.say("Running", workers=1, step=20)
     cluster.reconcile()
-    assert (cluster.status.phase, cluster.condition("PodsReady")) == ("Running", ("False", "NotReady"))
+    assert (cluster.phase, cluster.condition("PodsReady")) == ("Running", ("False", "NotReady"))
     assert (cluster.status.workers.ready, cluster.status.workers.desired) == (1, 2)
     assert cluster.status.columns
     assert cluster.status.columns.workers == "1/2"
@@ -110,7 +110,7 @@ def test_a_job_that_goes_on_smaller_is_running_and_says_what_it_lacks() -> None:
     cluster.reconcile()
     cluster.say("Running", workers=2)
     cluster.reconcile()
-    assert (cluster.status.phase, cluster.condition("PodsReady")) == ("Running", ("True", "Ready"))
+    assert (cluster.phase, cluster.condition("PodsReady")) == ("Running", ("True", "Ready"))
 
 
 def test_workers_are_replaced_while_the_head_waits_for_its_next_attempt() -> None:

@@ -24,7 +24,7 @@ def test_a_pod_that_cannot_start_is_told_of_in_the_clusters_words_until_it_can(
     cluster.reconcile()
     cluster.set(pod, waiting=Waiting(reason, words))  # type: ignore[arg-type]
     cluster.reconcile()
-    assert cluster.status.phase == "Starting"
+    assert cluster.phase == "Starting"
     assert cluster.condition("PodsReady") == cluster.condition("Training") == ("False", reason)
     assert cluster.message("PodsReady") == f"{pod}: {words}"
     assert cluster.events.count(reason) == 1
@@ -33,7 +33,7 @@ def test_a_pod_that_cannot_start_is_told_of_in_the_clusters_words_until_it_can(
     cluster.run()
     cluster.say("Running")
     cluster.reconcile()
-    assert cluster.status.phase == "Running"
+    assert cluster.phase == "Running"
     assert (cluster.status.attempt, cluster.status.restarts.infrastructure) == (1, 0)
 
 
@@ -44,7 +44,7 @@ def test_a_replacement_that_finds_no_node_says_so_while_the_job_recovers() -> No
     cluster.reconcile()
     cluster.set(WORKER, waiting=Waiting("Unschedulable", "0/1 nodes are available"))
     cluster.reconcile()
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
     assert cluster.condition("PodsReady") == ("False", "Unschedulable")
 
 
@@ -53,13 +53,13 @@ def test_a_silent_head_is_believed_for_fifteen_seconds() -> None:
     cluster.train()
     cluster.set(HEAD, ready=False)
     cluster.wait(14)
-    assert cluster.status.phase == "Running"
+    assert cluster.phase == "Running"
     cluster.wait(2)
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "HeadLost"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "HeadLost"))
     assert cluster.status.attempt == 1
     cluster.set(HEAD, ready=True)
     cluster.reconcile()
-    assert cluster.status.phase == "Running"
+    assert cluster.phase == "Running"
 
 
 def test_a_head_that_does_not_know_yet_that_a_worker_was_replaced_is_not_believed() -> None:
@@ -71,12 +71,12 @@ def test_a_head_that_does_not_know_yet_that_a_worker_was_replaced_is_not_believe
     cluster.run()
     cluster.say("Running", step=11)
     cluster.reconcile()
-    assert cluster.status.phase == "Recovering"
+    assert cluster.phase == "Recovering"
     cluster.say("Recovering", failures=(failure("RankFailed", rank=1),))
     cluster.reconcile()
     cluster.say("Running", step=11)
     cluster.reconcile()
-    assert cluster.status.phase == "Running"
+    assert cluster.phase == "Running"
 
 
 def test_clocks_that_differ_do_not_keep_a_job_from_running() -> None:
@@ -89,7 +89,7 @@ def test_clocks_that_differ_do_not_keep_a_job_from_running() -> None:
     cluster.wait(60)
     cluster.say("Running", step=1)
     cluster.reconcile()
-    assert cluster.status.phase == "Running"
+    assert cluster.phase == "Running"
 
 
 def test_a_rank_that_dies_is_told_of_by_the_heads_words() -> None:
@@ -98,7 +98,7 @@ def test_a_rank_that_dies_is_told_of_by_the_heads_words() -> None:
     dead = failure("RankFailed", rank=1, message="Rank 1 was killed by SIGKILL.")
     cluster.say("Recovering", restarts=1, failures=(dead,))
     cluster.reconcile()
-    assert (cluster.status.phase, cluster.condition("Training")) == ("Recovering", ("False", "RankFailed"))
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "RankFailed"))
     assert cluster.message("Training") == dead.message
     cluster.say("Running", restarts=1, failures=(dead,))
     cluster.reconcile()
@@ -115,7 +115,7 @@ def test_the_report_of_another_attempt_is_not_believed() -> None:
     cluster.run()
     cluster.report = late
     cluster.reconcile()
-    assert cluster.status.phase == "Recovering"
+    assert cluster.phase == "Recovering"
 
 
 def test_a_count_in_a_message_is_not_worth_a_write() -> None:
