@@ -105,11 +105,15 @@ class Ranks:
         """The last step in metrics.jsonl."""
         return max((r["step"] for r in read_lines(RunFolder(self.folder).metrics)), default=0)
 
+    def wait_for_step(self, step: int) -> None:
+        """Wait until a step has been logged."""
+        while self.step() < step:
+            assert self.processes[0].is_alive(), self.log()
+            time.sleep(0.001)
+
     def kill(self, rank: int, at_step: int) -> None:
         """SIGKILL one rank once a step has been logged, and the rest a moment later, as Ray does."""
-        while self.step() < at_step:
-            assert self.processes[rank].is_alive(), self.log()
-            time.sleep(0.001)
+        self.wait_for_step(at_step)
         self.processes[rank].kill()
         time.sleep(0.2)
         for process in self.processes:
@@ -118,9 +122,7 @@ class Ranks:
 
     def stop(self, at_step: int) -> None:
         """Ask the ranks to save and stop once a step has been logged."""
-        while self.step() < at_step:
-            assert self.processes[0].is_alive(), self.log()
-            time.sleep(0.001)
+        self.wait_for_step(at_step)
         RunFolder(self.folder).stop.touch()
         self.wait()
 

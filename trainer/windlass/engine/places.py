@@ -1,13 +1,11 @@
 """Where the ranks of a run are started: what the driver needs to know of it. Here: this machine."""
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from windlass.engine.machine import Machine, this_machine, threads_of_rank
+from windlass.engine.rank_settings import RankSettings
 from windlass.engine.ray_local import RayLocal
 from windlass.engine.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from windlass.engine.train_function import RankSettings
 
 
 class Places(Protocol):
@@ -25,7 +23,7 @@ class Places(Protocol):
     def machine(self) -> Machine:
         """What those ranks train on, all together."""
 
-    def fit(self, settings: "RankSettings") -> bool:
+    def fit(self, settings: RankSettings) -> bool:
         """Train; False where ranks have saved and stopped to be started anew. Raises WindlassError when one fails."""
 
     def keep(self, run: RunFolder) -> None:
@@ -52,7 +50,7 @@ class OneMachine:
     def machine(self) -> Machine:
         return this_machine()
 
-    def fit(self, settings: "RankSettings") -> bool:
+    def fit(self, settings: RankSettings) -> bool:
         from windlass.engine.train_function import train_alone
 
         if self._ray is None:

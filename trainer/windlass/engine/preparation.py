@@ -11,8 +11,8 @@ from windlass.data.prepare import ensure_prepared
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.machine import Machine, environment, threads_of_rank
+from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
-from windlass.engine.train_function import RankSettings
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.plan import Plan, make_plan

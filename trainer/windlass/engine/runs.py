@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
@@ -11,26 +12,37 @@ from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.loading import load_job
+from windlass.spec.loading import load_job, load_job_text
 from windlass.spec.presets import model_config, tokenizer_name
-from windlass.storage import Storage
+from windlass.storage import Storage, shown
 from windlass.training.checkpoint import load_model_state
 from windlass.training.commits import CommitLog
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose model is wanted: in a run folder, or in object storage, where runs on a cluster leave theirs."""
+
+    job: LLMTrainingJob
+    place: str
+    """Path or URI."""
+    checkpoints: str
+    tokenizer: str
+    """What `load_tokenizer` takes: its name, or the copy that the run keeps."""
+
+
 def load_run(run: Path | str) -> tuple[Decoder, Tokenizer]:
     """A run's model, with the newest checkpoint's weights, on the CPU in evaluation mode, and its tokenizer.
 
-    `run` is the run's folder, or its name under runs/. A damaged checkpoint is passed over for the one before.
-    Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
+    `run` is the run's folder, its name under runs/, or the URI of its checkpoints. A damaged checkpoint is passed over
+    for the one before. Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
     """
-    folder = find_run(run)
-    job = load_job(folder.job)
-    tokenizer = load_tokenizer(tokenizer_source(folder, job))
-    model = Decoder(model_config(job.spec.model, tokenizer.vocab_size))
-    log = CommitLog(Storage(folder.checkpoints_uri(job)))
+    found = find_run(run)
+    tokenizer = load_tokenizer(found.tokenizer)
+    model = Decoder(model_config(found.job.spec.model, tokenizer.vocab_size))
+    log = CommitLog(Storage(found.checkpoints))
     for commit in log.valid_commits():
         try:
             load_model_state(log, commit, model)
@@ -40,23 +52,39 @@ def load_run(run: Path | str) -> tuple[Decoder, Tokenizer]:
             logger.warning("Taking the checkpoint before step %d: %s", commit.step, error)
         else:
             return model.eval(), tokenizer
-    raise WindlassError("DataNotFound", f"{folder.path} has no checkpoint yet. Let the run save one first.")
+    raise WindlassError("DataNotFound", f"{found.place} has no checkpoint yet. Let the run save one first.")
 
 
-def find_run(run: Path | str) -> RunFolder:
-    """The folder of a run, given by its path or by its name under runs/. Raises DataNotFound."""
+def find_run(run: Path | str) -> TrainedRun:
+    """A run, given by its folder, its name under runs/, or its URI. Raises DataNotFound."""
+    if "://" in str(run):
+        return _stored_run(str(run).rstrip("/"))
     for path in (Path(run), Path("runs") / run):
         if (path / "job.yaml").exists():
-            return RunFolder(path.absolute())
+            folder = RunFolder(path.absolute())
+            job = load_job(folder.job)
+            checkpoints = folder.checkpoints_uri(job)
+            return TrainedRun(job, str(path), checkpoints, _tokenizer(job, str(folder.tokenizer)))
     raise WindlassError(
         "DataNotFound", f"There is no run {run}: neither {run}/job.yaml nor runs/{run}/job.yaml exists."
     )
 
 
-def tokenizer_source(run: RunFolder, job: LLMTrainingJob) -> str:
-    """What `load_tokenizer` takes to load the run's tokenizer: its name, or the copy that the run keeps."""
+def _stored_run(uri: str) -> TrainedRun:
+    try:
+        text = Storage(uri).read("job.yaml").decode()
+    except FileNotFoundError as error:
+        raise WindlassError(
+            "DataNotFound",
+            f"There is no run in {shown(uri)}: it has no job.yaml. Give the spec.checkpoints.uri of a job.",
+        ) from error
+    job = load_job_text(text, f"{shown(uri)}/job.yaml")
+    return TrainedRun(job, shown(uri), uri, _tokenizer(job, f"{uri}/tokenizer"))
+
+
+def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
     name = tokenizer_name(job.spec)
-    return name if name in BUILT_IN else str(run.tokenizer)
+    return name if name in BUILT_IN else kept
 
 
 def generate_text(

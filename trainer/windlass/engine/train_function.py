@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,11 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.lock import whereabouts
 from windlass.models.decoder import Decoder
 from windlass.planning.peaks import peak_flops
-from windlass.planning.plan import Plan
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import model_config
 from windlass.storage import Storage
@@ -40,22 +39,6 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for one another; a storage may be away for minutes."""
 RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
 """How long ranks wait for one another when they start."""
-
-
-@dataclass(frozen=True)
-class RankSettings:
-    """What the driver has worked out for all ranks."""
-
-    job: LLMTrainingJob
-    folder: Path
-    plan: Plan
-    total_steps: int
-    tokenizer: str
-    train: list[tuple[str, float]]
-    """URIs of prepared corpora and their weights."""
-    validation: list[tuple[str, float]]
-    threads: int
-    """Of each rank, for PyTorch's own operators; the last bits of a sum depend on it."""
 
 
 def train_among(settings: RankSettings, rank: int, world_size: int, rendezvous: str) -> None:

@@ -98,9 +98,12 @@ class Pods:
         """Ask a pod to end, as Kubernetes does."""
         self._processes[pod].send_signal(signal.SIGTERM)
 
-    def wait(self, pod: str, timeout: float = 120) -> int:
+    def wait(self, pod: str, timeout: float = 240) -> int:
         """Wait until a pod has ended; returns its exit code."""
-        return self._processes[pod].wait(timeout)
+        try:
+            return self._processes[pod].wait(timeout)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{pod} does not end\n{self.logs()}")
 
     def alive(self, pod: str) -> bool:
         return self._processes[pod].poll() is None
@@ -128,7 +131,7 @@ class Pods:
     def step(self) -> int:
         return int((self.progress()["progress"] or {"step": 0})["step"])
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 100) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 200) -> None:
         """Wait until something holds, while the head runs."""
         until = time.monotonic() + seconds
         while not condition():

@@ -76,8 +76,8 @@ async def supervise(pod: Pod) -> int:
 
 
 def _start_ray(pod: Pod, children: Children) -> Child:
-    command = ray_node.head_command(pod)
-    return children.start("ray", *command, environment=ray_node.environment(), log=pod.run.path / "ray.log")
+    log = pod.run.path / "ray.log"
+    return children.start("ray", *ray_node.command("head"), environment=ray_node.environment(), log=log)
 
 
 def _start_driver(children: Children) -> Child:

@@ -7,24 +7,25 @@ import pickle
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from windlass.engine.failures import Stopped
 from windlass.engine.machine import Machine
 from windlass.engine.pods import ray_node
 from windlass.engine.pods.pod import Pod, fit_folder
 from windlass.engine.pods.stored_run import fetch_history, keep_run
+from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
 from windlass.errors import WindlassError
 from windlass.planning.batching import batching
 from windlass.spec.job import LLMTrainingJob
 
-if TYPE_CHECKING:
-    from windlass.engine.train_function import RankSettings
-
 POLL_SECONDS = 0.1
+WATCH_SECONDS = 1.0
+"""Between two looks for more workers while the ranks train."""
 PATIENCE_SECONDS = 10.0
 """How long a job that may be smaller waits for more workers before it starts with those that are there."""
 SETTLED_SECONDS = 5.0
@@ -118,30 +119,21 @@ class RayCluster:
             return replace(smallest, devices=smallest.devices * count)
         return replace(smallest, memory=smallest.memory * count)
 
-    def fit(self, settings: "RankSettings") -> bool:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
-
+    def fit(self, settings: RankSettings) -> bool:
         number = 1 + sum(event["kind"] == "fit" for event in read_lines(self._run.events))
+        fit = f"{self._attempt}-{number}"
         self._run.pause.unlink(missing_ok=True)
-        self._run.tell(
-            "fit", "", fit=f"{self._attempt}-{number}", workers=[worker["index"] for worker in self._workers]
-        )
+        self._run.tell("fit", "", fit=fit, workers=[worker["index"] for worker in self._workers])
         if not self._keeping.ident:
             self._keeping.start()
-        listener = socket.create_server((self._pod.ip, 0))
-        port = listener.getsockname()[1]
-        store = TCPStore(  # noqa: F841 - it serves while it lives
-            self._pod.ip, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-        )
         config = {
-            "settings": pickle.dumps(settings),  # the controller need not import what they are made of
-            "fit": f"{self._attempt}-{number}",
-            "rendezvous": f"tcp://{self._pod.ip}:{port}",
-        }
+            "settings": pickle.dumps(settings),
+            "fit": fit,
+        }  # the controller need not import what they are made of
         ranks = len(self._workers) * self._ranks_per_worker
-        fit = self._thread.submit(self._fit, config, ranks, settings.plan.device == "cuda")
-        self._watch_for_more(fit)
-        fit.result()
+        training = self._thread.submit(self._fit, config, ranks, settings.plan.device == "cuda")
+        self._watch_for_more(training)
+        training.result()
         stopped = self._last_word()["stopped"]
         if stopped and not self._run.stop.exists():
             self._run.enter("Recovering", "Starting again with the workers that there are now")
@@ -163,7 +155,7 @@ class RayCluster:
                 since = time.monotonic()
             elif time.monotonic() - since > SETTLED_SECONDS:
                 self._run.pause.touch()
-            time.sleep(POLL_SECONDS)
+            wait([fit], timeout=WATCH_SECONDS)
 
     def _last_word(self) -> Record:
         """How the ranks ended, by rank 0's word, which comes after all of its metrics."""
@@ -202,13 +194,33 @@ def train_in_pod(config: dict[str, Any]) -> None:
 
     from windlass.engine.train_function import train_among
 
+    pod = Pod.here()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    folder = fit_folder(Pod.here().run, config["fit"])
+    folder = fit_folder(pod.run, config["fit"])
     settings = replace(pickle.loads(config["settings"]), folder=folder.path)
     end = {"pid": os.getpid(), "raised": True}  # for this pod's supervisor
     try:
-        train_among(settings, rank, world_size, config["rendezvous"])
+        with _rendezvous(pod, rank) as place:
+            train_among(settings, rank, world_size, place)
         end = {"pid": os.getpid(), "ended": True}
     finally:
         write_json(folder.rank(rank), end)
+
+
+@contextlib.contextmanager
+def _rendezvous(pod: Pod, rank: int) -> Iterator[str]:
+    """Where ranks meet: a store that rank 0 serves on its pod's address, and on that alone."""
+    from ray.train.collective import broadcast_from_rank_zero
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+
+    if rank > 0:
+        yield broadcast_from_rank_zero(None)
+        return
+    with socket.create_server((pod.ip, 0)) as listener:
+        port = listener.getsockname()[1]
+        store = TCPStore(
+            pod.ip, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listener.fileno())
+        )
+        yield broadcast_from_rank_zero(f"tcp://{pod.ip}:{port}")
+        del store

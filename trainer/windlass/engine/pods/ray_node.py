@@ -1,19 +1,28 @@
-"""Ray's processes in a pod: the commands that start them, and their settings."""
+"""Ray's processes in a pod, without those that our runs do not need, and their settings.
+
+    python -m windlass.engine.pods.ray_node head
+    python -m windlass.engine.pods.ray_node worker CPUS GPUS
+
+`ray start --head` starts a dashboard also when told not to, and waits for it before the node joins. A worker has
+imported Ray by the time it reads the head's address, a line of its standard input.
+"""
 
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from windlass.engine.machine import threads_of_rank
 from windlass.engine.pods.pod import Pod
 from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
 
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
-STARTED = b"Ray runtime started."
-"""What `ray start` prints once its processes have joined."""
+STARTED = "Ray has started"
+"""What is printed once all processes run and have joined."""
 OBJECT_STORE_BYTES = 128 << 20
 """Ranks talk through torch.distributed; Ray's store holds little more than the train function."""
+POLL_SECONDS = 0.2
 
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
@@ -37,30 +46,9 @@ def environment() -> dict[str, str]:
     return ENVIRONMENT | TRAIN_ENVIRONMENT | _ENVIRONMENT
 
 
-def head_command(pod: Pod) -> list[str]:
-    """`ray start` in the head: the control store, and a node without room for ranks."""
-    head_only = ("--head", f"--port={pod.ray_port}", "--include-dashboard=false", "--disable-usage-stats")
-    return [*RAY, "start", *head_only, "--no-monitor", *_common(pod), "--num-cpus=0", "--num-gpus=0"]
-
-
-def worker_command(pod: Pod, address: str, cpus: int, gpus: int) -> list[str]:
-    """`ray start` in a worker, with room for its ranks."""
-    return [*RAY, "start", f"--address={address}", *_common(pod), f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-
-
-def _common(pod: Pod) -> list[str]:
-    return [
-        "--block",
-        f"--node-ip-address={pod.ip}",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        f"--temp-dir={ray_folder()}",
-        "--include-log-monitor=false",
-    ]
-
-
-def ray_folder() -> Path:
-    """Where Ray's sockets and logs are; sockets' paths must be short."""
-    return Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"
+def command(*arguments: str) -> list[str]:
+    """What starts Ray's processes."""
+    return [sys.executable, "-m", "windlass.engine.pods.ray_node", *arguments]
 
 
 def ranks_environment(pod: Pod, ranks: int) -> dict[str, str]:
@@ -70,3 +58,45 @@ def ranks_environment(pod: Pod, ranks: int) -> dict[str, str]:
         return threads
     chosen = {f"{library}_SOCKET_IFNAME": pod.interface for library in ("GLOO", "NCCL")}
     return threads | {name: os.environ.get(name, interface) for name, interface in chosen.items()}
+
+
+def main(role: str, *room: str) -> int:
+    """Start Ray's processes, and end when one of them does; returns the exit code."""
+    # Ray reads its environment when it is imported.
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+    from ray._private.resource_isolation_config import ResourceIsolationConfig
+
+    class TrimmedNode(Node):
+        def start_api_server(self, **options: Any) -> None:
+            """Leave out the dashboard."""
+
+    pod = Pod.here()
+    head = role == "head"
+    cpus, gpus = (int(count) for count in room or ("0", "0"))
+    parameters = RayParams(
+        node_ip_address=pod.ip,
+        node_name=pod.name,
+        gcs_address=None if head else sys.stdin.readline().strip(),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        temp_dir=str(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray"),  # sockets' paths must be short
+        include_dashboard=False,
+        include_log_monitor=False,  # type: ignore[arg-type]  # declared str
+        no_monitor=True,
+        resource_isolation_config=ResourceIsolationConfig(),
+    )
+    if head:
+        parameters.gcs_server_port = pod.ray_port
+    node = TrimmedNode(parameters, head=head, shutdown_at_exit=True, spawn_reaper=True)
+    sys.stdout.write(f"{STARTED}\n")
+    sys.stdout.flush()
+    while not (ended := node.dead_processes()):  # type: ignore[no-untyped-call]
+        time.sleep(POLL_SECONDS)
+    sys.stdout.write(f"{', '.join(name for name, _ in ended)} ended\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -32,6 +32,12 @@ class Child:
         if not self.ended.done():
             self.ended.set_result(code)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input and end that."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+            stdin.write(line.encode() + b"\n")
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if not self.ended.done():
@@ -54,7 +60,7 @@ class Children:
             process = subprocess.Popen(
                 command,
                 env=os.environ | dict(environment),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

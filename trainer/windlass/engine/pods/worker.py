@@ -121,14 +121,15 @@ class Worker:
     async def _keep_ray(self) -> None:
         """Join the head's Ray; again, with nothing left of the old one, when either has been started anew."""
         while True:
-            while (cluster := self._cluster()) is None:
-                await asyncio.sleep(POLL_SECONDS)
             log = self.pod.run.path / "ray.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.unlink(missing_ok=True)
-            command = ray_node.worker_command(self.pod, cluster[0], self.cpus, self.gpus)
+            command = ray_node.command("worker", str(self.cpus), str(self.gpus))
             settings = ray_node.environment() | self.environment
             ray = self.children.start("ray", *command, environment=settings, log=log)
+            while (cluster := self._cluster()) is None:
+                await asyncio.sleep(POLL_SECONDS)
+            ray.tell(cluster[0])
             await self._while_ray_runs(ray, Followed(log), cluster)
             self.joined = False
             logger.info("Ray is started again: %s", "it ended" if ray.ended.done() else "the head has a new one")
@@ -137,7 +138,7 @@ class Worker:
     async def _while_ray_runs(self, ray: Child, log: Followed, cluster: tuple[Any, ...]) -> None:
         while not ray.ended.done() and self._cluster() in (cluster, None):
             lines = log.read().lines
-            self.joined = self.joined or ray_node.STARTED in lines
+            self.joined = self.joined or ray_node.STARTED.encode() in lines
             await asyncio.wait([ray.ended], timeout=POLL_SECONDS)
 
     async def _watch_ranks(self) -> None:
