@@ -11,7 +11,7 @@ from typing import Any
 from windlass.errors import WindlassError
 from windlass.spec.problems import InvalidJob, Problem
 
-INSTALL = "helm install windlass charts/windlass --namespace windlass-system --create-namespace"
+INSTALL = "helm install windlass charts/windlass --namespace windlass --create-namespace"
 _UNKNOWN_FIELD = re.compile(r"\.?(spec[\w.\[\]]*): field not declared in schema")
 
 
