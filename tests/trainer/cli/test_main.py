@@ -129,6 +129,7 @@ def test_data_prepare_needs_something_to_prepare() -> None:
     result = windlass("data", "prepare", "job.yaml")
     assert result.exit_code == 2
     assert "spec.data.prepare: missing" in result.stderr
+    assert windlass("data", "prepare", "a.txt").exit_code == 2  # no --out
 
 
 def test_a_corpus_is_prepared_once_and_can_be_looked_at(here: Path) -> None:
@@ -187,3 +188,24 @@ def test_runs_are_listed_from_their_folders_alone(here: Path) -> None:
     assert rows["cut"][1] == "Interrupted"
     assert rows["alive"][1] == "Running"
     assert rows["done"][-1] == "runs/done"
+
+
+def test_a_corpus_is_made_of_sources_with_options_and_a_file_of_settings(here: Path) -> None:
+    texts = [f"Speak {'a' * number}, speak." for number in range(8)]
+    (here / "plays.jsonl").write_text("".join(json.dumps({"who": "X", "line": text}) + "\n" for text in texts * 2))
+    (here / "settings.yaml").write_text("{clean: {controlCharacters: false}, validationFraction: 0.25}\n")
+    options = ["--text-field", "{who}: {line}", "--deduplicate", "exact", "--config", "settings.yaml"]
+    made = windlass("data", "prepare", "plays.jsonl", "--out", "c", "--tokenizer", "bytes", *options)
+    assert made.exit_code == 0, made.stderr
+    assert "8 exact duplicates" in made.stderr
+    assert "6 documents" in made.stdout
+    seen = windlass("data", "inspect", "c", "--sequence-length", "16").stdout
+    assert "| exact duplicates | 8 | 0 |" in seen
+    assert "X: Speak" in seen
+    wrong = windlass("data", "prepare", "plays.jsonl", "--out", "c", "--set", "clean.unicod=true", "--format", "Jsonl")
+    assert wrong.exit_code == 2
+    assert sorted(wrong.stderr.splitlines()) == [
+        "--set data.prepare.clean.unicod=true: spec.data.prepare.clean.unicod: unknown field; did you mean unicode?",
+        "spec.data.prepare.sources[0].format: must be one of Auto, Text, Code, JsonLines, Parquet, Csv, Tsv, Html, Warc, "
+        "got 'Jsonl'; did you mean JsonLines?",
+    ]

@@ -5,7 +5,7 @@ What a command does is imported inside it, so that help and completion load neit
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -319,15 +319,63 @@ def cancel(
 
 
 @data.command("prepare")
-def prepare_data(file: JobFile, overrides: Overrides = None, runs: Runs = DEFAULT_RUNS) -> None:
-    """Make the corpus of a job.
+def prepare_data(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files, folders, globs or URIs; or one job file.", metavar="SOURCE...", show_default=False),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder or URI of the corpus; needed unless the source is a job file.")
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(help="As spec.tokenizer: bytes, gpt2, cl100k_base, a file, ...")] = "gpt2",
+    format: Annotated[str | None, typer.Option(help="Of all sources; by default each file's ending says it.")] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help='Column that holds the text, or several: "{question} {answer}".')
+    ] = None,
+    validation_fraction: Annotated[float | None, typer.Option(help="Share of documents held out: 0.05.")] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Repair mojibake, normalise, drop control characters.")
+    ] = False,
+    deduplicate: Annotated[
+        Literal["exact", "near"] | None, typer.Option(help="Remove copies, or also what is similar (MinHash LSH).")
+    ] = None,
+    decontaminate: Annotated[
+        list[str] | None, typer.Option(help="Test set: documents with 13 of its words in a row go. Repeatable.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with a job's data.prepare: everything else.")] = None,
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each processor.")] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Make a corpus: of sources with --out, or that of a job file.
 
-    One that is there, made of the same inputs, is left as it is.
+    One that is there, made of the same inputs, is left as it is; one that was interrupted goes on.
     """
-    from windlass.cli.data import prepare
+    from windlass.cli.data import prepare_job, prepare_sources
     from windlass.cli.jobs import load
 
-    prepare(load(file, overrides), runs)
+    if out is None:
+        if not sources or len(sources) > 1 or not sources[0].endswith((".yaml", ".yml")):
+            raise typer.BadParameter("say where the corpus goes: --out URI; or give one job file", param_hint="--out")
+        prepare_job(load(Path(sources[0]), overrides), runs, workers)
+        return
+    values = {
+        "format": format,
+        "textField": text_field,
+        "validationFraction": validation_fraction,
+        "clean": {} if clean else None,
+        "deduplicate": {None: None, "exact": {}, "near": {"near": {}}}[deduplicate],
+        "decontaminate": decontaminate,
+    }
+    prepare_sources(
+        sources or [],
+        out,
+        tokenizer=tokenizer,
+        workers=workers,
+        config=config,
+        settings={name: value for name, value in values.items() if value is not None},
+        overrides=overrides or [],
+    )
 
 
 @data.command("inspect")

@@ -92,10 +92,10 @@ def test_a_job_is_shown_until_it_succeeds(start: Start, jobs: Jobs) -> None:
     waiting = condition("PodsReady", "False", "Unschedulable", "0/2 nodes are available")
     jobs.report("plays", observedGeneration=1, phase="Starting", attempt=1, conditions=[waiting])
     command.wait_for("Starting: Unschedulable: 0/2 nodes are available")
-    training = condition("Training", "True", "Training", "1 worker trains", 1)
+    training = condition("Training", "True", "Running", "Attempt 1, 1 worker.", 1)
     progress = {"step": 10, "maxSteps": 100, "loss": 3.5, "validationLoss": 3.75, "tokensPerSecond": 1000}
     jobs.report("plays", phase="Running", conditions=[training], progress=progress)
-    command.wait_for("Running: Training: 1 worker trains")
+    command.wait_for("Running: Attempt 1, 1 worker.")
     command.wait_for("step 10  validation loss 3.7500")
     checkpoint = {"step": 100, "uri": "s3://runs/plays/step-100", "committedAt": SEEN.format(3)}
     jobs.report("plays", checkpoint=checkpoint)

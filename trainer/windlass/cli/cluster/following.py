@@ -71,7 +71,9 @@ def changes(before: Object | None, job: Object) -> Iterator[Record]:
     """What is new about a job, as the records of `windlass.cli.progress`."""
     old, new = status(before), status(job)
     why = telling(job)
-    message = f"{why['reason']}: {why['message']}" if why and why["message"] else ""
+    message = "" if why is None else why["message"]
+    if why and why["reason"] in REASONS:
+        message = f"{why['reason']}: {message}"
     if new.get("phase") != old.get("phase"):
         yield {"kind": "phase", "phase": new["phase"], "message": message if new["phase"] == "Failed" else ""}
     told = (old.get("phase"), _words(telling(before) if before else None))
