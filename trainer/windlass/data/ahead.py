@@ -1,13 +1,16 @@
 """Whatever an iterator makes, made ahead by a background thread, a bounded number at a time."""
 
+import atexit
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_running: "weakref.WeakSet[Ahead[Any]]" = weakref.WeakSet()
 
 
 class Ahead(Generic[T]):
@@ -26,6 +29,7 @@ class Ahead(Generic[T]):
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._produce, name="data-ahead", daemon=True)
         self._thread.start()
+        _running.add(self)
 
     def __next__(self) -> T:
         """Return the next item; raises what making it raised, StopIteration at the end and after `close`."""
@@ -60,3 +64,12 @@ class Ahead(Generic[T]):
             self._ready.put(made)
             if isinstance(made, BaseException):
                 return
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Let threads end before the interpreter does: one that it stops inside numpy's sorting aborts the process."""
+    for ahead in list(_running):
+        ahead.close()
+    for ahead in list(_running):
+        ahead._thread.join(timeout=1)
