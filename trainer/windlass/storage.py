@@ -120,6 +120,9 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({shown(self.uri)!r})"
 
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str, float]]:
+        return Storage, (self.uri, self.patience)  # in another process it counts for itself
+
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
         """The file system under it, one per process."""

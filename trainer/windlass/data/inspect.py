@@ -6,10 +6,11 @@ from itertools import islice, pairwise
 import numpy as np
 
 from windlass.data.corpus import SPLITS, Corpus, LeftOut
+from windlass.data.preparation.card import CARD
 from windlass.data.stream import sample_order
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.storage import shown
+from windlass.storage import Storage, shown
 
 _PAIRS = 8  # inputs and labels shown of each sample
 
@@ -33,6 +34,12 @@ def describe(corpus: Corpus) -> list[str]:
     lines += [f"source      {source['uri']}" for source in manifest.preparation.sources]
     left_out = {"not UTF-8": manifest.preparation.not_utf8, "empty": manifest.preparation.empty}
     return lines + [_left_out(kind, documents) for kind, documents in left_out.items() if documents.count]
+
+
+def card_of(corpus: Corpus) -> list[str]:
+    """Return the lines of the corpus's card; none where it has none."""
+    folder = Storage(corpus.uri).child(corpus.manifest.folder)
+    return folder.read(CARD).decode().splitlines() if folder.exists(CARD) else []
 
 
 def samples(corpus: Corpus, *, sequence_length: int, seed: int, count: int = 3, first: int = 0) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from windlass.data.corpus import Corpus
+from windlass.data.preparation.processes import processors
 from windlass.data.prepare import ensure_prepared
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
@@ -103,7 +104,7 @@ def corpora_folder(runs: Path) -> Path:
 
 
 def open_corpora(
-    job: LLMTrainingJob, prepared: Path, tokenizer: Tokenizer, progress: Progress
+    job: LLMTrainingJob, prepared: Path, tokenizer: Tokenizer, progress: Progress, workers: int | None = None
 ) -> tuple[WeightedCorpora, WeightedCorpora]:
     """The corpora to train and to validate on. A corpus that the job prepares goes to `prepared` if it names no URI.
 
@@ -112,7 +113,8 @@ def open_corpora(
     data = job.spec.data
     if data.prepare is not None:
         uri = data.train[0].uri if data.train else str(prepared / corpus_name(data, tokenizer))
-        train = [(ensure_prepared(data.prepare, tokenizer, uri, progress)[0], 1.0)]
+        corpus, _ = ensure_prepared(data.prepare, tokenizer, uri, progress, workers=workers or processors())
+        train = [(corpus, 1.0)]
     else:
         train = [(Corpus.open(source.uri), source.weight) for source in data.train]
     validation = [(Corpus.open(source.uri), source.weight) for source in data.validation] or train

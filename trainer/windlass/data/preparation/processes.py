@@ -19,6 +19,11 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def completed(
     executor: Executor | None,
     workers: int,

@@ -43,6 +43,9 @@ class _Named(Storage):
         self.is_local = False
         self.path = uri
 
+    def __reduce__(self) -> tuple[type["_Named"], tuple[str]]:  # type: ignore[override]
+        return _Named, (self.uri,)
+
 
 @lru_cache(maxsize=4)
 def _load(uri: str) -> Any:
