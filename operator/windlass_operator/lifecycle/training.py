@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
-from windlass.spec.status import WorkerStatus
+from windlass.spec.status import ConditionType, WorkerStatus
+from windlass_operator.job import parse_time
 from windlass_operator.lifecycle.draft import Draft
 from windlass_operator.lifecycle.failures import pod_trouble, unheard
 from windlass_operator.lifecycle.observed import HeadReport, Pod
@@ -11,6 +12,8 @@ from windlass_operator.lifecycle.seats import seated, wanted
 
 SILENCE = timedelta(seconds=15)
 """A head that is not ready is believed for so long after its last report."""
+PUNCTUAL = timedelta(seconds=30)
+"""A start that takes no longer than this needs no explanation."""
 SKEW = timedelta(seconds=60)
 """Clocks of nodes and of the API server may differ by less than this."""
 
@@ -87,10 +90,20 @@ def _tell_pods(draft: Draft) -> None:
         draft.set_condition("PodsReady", "True", "Ready", f"Head and {len(ready)} workers are ready.")
     elif waiting:
         draft.set_condition("PodsReady", "False", waiting[1].reason, f"{waiting[0]}: {waiting[1].message}")
-    else:
+    elif _is_late(draft, "PodsReady"):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         listed = ", ".join(name for name, _ in missing[:3])
-        draft.set_condition("PodsReady", "False", "NotReady", f"Not ready: {listed}{more}.")
+        draft.set_condition("PodsReady", "False", "NotReady", f"Waiting for {listed}{more}.")
+    else:
+        draft.set_condition("PodsReady", "False", "NotReady", "Waiting for pods.")
+
+
+def _is_late(draft: Draft, kind: ConditionType) -> bool:
+    """Whether a condition has been false for so long that somebody may ask why. Before that, each word is a write."""
+    condition = draft.condition(kind)
+    if condition is None or condition.status == "True":
+        return False
+    return draft.is_over(parse_time(condition.last_transition_time) + PUNCTUAL)
 
 
 def _tell_start(draft: Draft, report: HeadReport | None) -> None:
@@ -98,7 +111,8 @@ def _tell_start(draft: Draft, report: HeadReport | None) -> None:
     if ready is not None and ready.reason in {"Unschedulable", "ImagePullFailed", "ReferenceMissing"}:
         _tell_stillness(draft, ready.reason, ready.message)
     else:
-        _tell_stillness(draft, "Starting", report.message if report else "Waiting for the head.")
+        late = report is not None and _is_late(draft, "Training")
+        _tell_stillness(draft, "Starting", report.message if report and late else "Pods start and find each other.")
 
 
 def _tell_recovery(draft: Draft, report: HeadReport | None) -> None:

@@ -145,3 +145,15 @@ def test_the_time_of_a_transition_stays_while_the_status_of_a_condition_does() -
     cluster.reconcile()
     third = next(item for item in cluster.status.conditions if item.type == "PodsReady")
     assert third.last_transition_time > first.last_transition_time
+
+
+def test_a_start_that_takes_long_names_the_pods_it_waits_for() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.run(HEAD)
+    cluster.say("Starting", message="Waiting for 2 workers")
+    cluster.reconcile()
+    assert cluster.message("PodsReady") == "Waiting for pods."
+    cluster.wait(31)
+    assert cluster.message("PodsReady") == "Waiting for play-worker-0, play-worker-1."
+    assert cluster.message("Training") == "Waiting for 2 workers"
