@@ -97,8 +97,13 @@ class ApiServer:
             answer: bytes = response.read()
             return answer
 
+    @property
+    def authority(self) -> Path:
+        """The certificate that vouches for the server's."""
+        return self._folder / "apiserver.crt"
+
     def tls(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self._folder / "apiserver.crt"))
+        return ssl.create_default_context(cafile=str(self.authority))
 
     def access(self) -> Access:
         """As the administrator."""
@@ -112,7 +117,7 @@ class ApiServer:
     def kubeconfig(self) -> Path:
         """A file that says how to reach it."""
         path = self._folder / "kubeconfig"
-        cluster = {"server": self.url, "certificate-authority": str(self._folder / "apiserver.crt")}
+        cluster = {"server": self.url, "certificate-authority": str(self.authority)}
         text = {
             "apiVersion": "v1",
             "kind": "Config",

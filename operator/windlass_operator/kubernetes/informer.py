@@ -108,13 +108,14 @@ class Informer:
             self._drop(key_of(known), tell=False)
 
     async def _follow(self, scope: str | None) -> None:
+        clock = asyncio.get_running_loop().time
         failures, listed = 0, False
         while True:
-            began = time.monotonic()
+            began = clock()
             try:
                 if not listed:
                     await self._list(scope)
-                    listed, began = True, time.monotonic()
+                    listed, began = True, clock()
                 await self._watch(scope)
                 cause = "ended"
             except (ApiError, Unreachable) as error:
@@ -127,7 +128,7 @@ class Informer:
             self._client.metrics.watch_restarts.labels(self._resource.plural, cause).inc()
             delay = backoff(failures, FIRST_DELAY, LONGEST_DELAY)
             # One that lasted longer than the delay before it was well: nothing is asked in a hot loop, and seldom late.
-            failures = 0 if time.monotonic() - began > delay else failures + 1
+            failures = 0 if clock() - began > delay else failures + 1
             if failures >= FAILURES_BEFORE_LIST:
                 listed = False
             await asyncio.sleep(delay)
@@ -174,9 +175,7 @@ class Informer:
     def _deleted(self, item: Object) -> None:
         """Drop what was deleted, and nothing that was created since under the same name."""
         known = self._objects.get(key_of(item))
-        if known is None:
-            return
-        if known["metadata"]["uid"] == item["metadata"]["uid"] or version_of(known) <= version_of(item):
+        if known is not None and version_of(known) <= version_of(item):
             self._drop(key_of(item))
 
     def _put(self, item: Object, *, trimmed: bool = False, tell: bool = True) -> None:

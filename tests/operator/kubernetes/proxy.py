@@ -27,8 +27,12 @@ class Proxy:
         """Of the requests that get a fault."""
         self.next: list[Any] = []
         """Faults for the next requests, one each."""
+        self.retry_after = "1"
+        """Seconds, with a 429."""
         self.silent = asyncio.Event()
-        """While it is set, connections stay open and nothing comes through."""
+        """While it is set, connections stay open, requests come through, and no answers do."""
+        self.held = 0
+        """Answers that wait for that."""
         self.requests: list[tuple[float, str, str]] = []
         """Time, method and path of all that came."""
         self._random = random.Random(seed)
@@ -79,7 +83,6 @@ class Proxy:
 
     async def _answer(self, request: web.Request, transport: asyncio.Transport) -> web.StreamResponse:
         fault = self._fault()
-        await self._pass()
         if fault == "delay":
             await asyncio.sleep(self._random.uniform(0, 0.5))
         elif fault == "refuse":
@@ -87,7 +90,9 @@ class Proxy:
         elif fault == "expired status" and "watch=true" in request.path_qs:
             return web.json_response(EXPIRED, status=410)
         elif isinstance(fault, int):
-            return web.Response(status=fault, headers={"Retry-After": "1"} if fault == 429 else {}, text="no")
+            return web.Response(
+                status=fault, headers={"Retry-After": self.retry_after} if fault == 429 else {}, text="no"
+            )
         headers = {name: request.headers[name] for name in ("Authorization", "Content-Type") if name in request.headers}
         try:
             async with self._session.request(
@@ -96,13 +101,14 @@ class Proxy:
                 return await self._forward(request, answer, fault, transport)
         except aiohttp.ClientError:
             transport.abort()
-            raise
+            return web.Response()  # which nobody gets
 
     async def _forward(
         self, request: web.Request, answer: aiohttp.ClientResponse, fault: Any, transport: asyncio.Transport
     ) -> web.StreamResponse:
         response = web.StreamResponse(status=answer.status)
         response.content_type = answer.content_type
+        await self._pass()
         await response.prepare(request)
         if "watch=true" in request.path_qs and fault in {"expired event", "internal event", "garbage"}:
             item = EXPIRED if fault == "expired event" else INTERNAL
@@ -123,5 +129,7 @@ class Proxy:
         return self._random.choice(FAULTS) if self._random.random() < self.share else None
 
     async def _pass(self) -> None:
+        self.held += 1
         while self.silent.is_set():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+        self.held -= 1

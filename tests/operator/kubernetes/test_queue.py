@@ -1,14 +1,13 @@
 """The work queue, in a loop whose clock runs as fast as nothing is left to do."""
 
 import asyncio
-import selectors
 from collections import Counter
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from tests.operator.kubernetes.fast_loop import run
 
 from windlass_operator.kubernetes.queue import WorkQueue
 
@@ -20,30 +19,6 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("reset"), KEYS),
     st.tuples(st.just("sleep"), st.floats(0, 20)),
 )
-
-
-class _FastSelector(selectors.DefaultSelector):
-    """Instead of waiting, moves the clock."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class _FastLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._fast = _FastSelector()
-        super().__init__(self._fast)
-
-    def time(self) -> float:
-        return self._fast.now
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=_FastLoop) as runner:
-        runner.run(main())
 
 
 @given(operations=st.lists(OPERATIONS, max_size=40), look_seconds=st.floats(0, 5), workers=st.integers(1, 3))
