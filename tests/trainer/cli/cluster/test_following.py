@@ -46,12 +46,6 @@ def test_a_phase_has_a_line_with_why_and_each_failure_one() -> None:
     ]
 
 
-def test_a_job_that_no_operator_sees_is_said_once_it_should_have_been() -> None:
-    assert list(changes(None, job())) == []
-    [said] = changes(job(), job())
-    assert "no operator has taken notice of the job yet" in said["message"]
-
-
 def test_the_telling_condition_is_the_failure_or_what_is_waited_for_or_the_newest() -> None:
     ready, waits = condition("PodsReady", "True", "Ready", 5), condition("PodsReady", "False", "Unschedulable", 1)
     failed, training = condition("Failed", "True", "UserError", 2), condition("Training", "True", "Running", 4)
@@ -70,10 +64,13 @@ def test_a_failure_of_the_first_rank_says_its_number() -> None:
     assert failure_line({"reason": "RankFailed", "rank": 0, "exitCode": 1}) == "RankFailed (rank 0, exit code 1): "
 
 
-def test_lost_contact_is_said_and_the_job_goes_on(
+def test_an_operator_that_does_not_look_and_contact_that_is_lost_are_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def watch(cluster: Cluster, name: str) -> Iterator[Any]:
+        yield job()
+        yield job()
+        yield job()
         yield job(phase="Running", observedGeneration=1)
         yield WindlassError("ClusterUnavailable", "the API server does not answer")
         yield job(phase="Succeeded", observedGeneration=1)
@@ -84,6 +81,7 @@ def test_lost_contact_is_said_and_the_job_goes_on(
     assert ended is not None
     assert phase(ended) == "Succeeded"
     assert capsys.readouterr().out.splitlines() == [
+        "Warning: no operator has taken notice of the job yet; does one run?",
         "Running",
         "Warning: ClusterUnavailable: the API server does not answer",
     ]

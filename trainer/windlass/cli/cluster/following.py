@@ -18,13 +18,17 @@ def follow(cluster: Cluster, name: str, *, until: Collection[str]) -> Object | N
     """Show a job until its phase is one of these; returns it as it was then, or None once it is deleted."""
     progress = Progress(name)
     newest: Object | None = None
+    looks = 0
 
     def records() -> Iterator[Record]:
-        nonlocal newest
+        nonlocal newest, looks
         for job in jobs.watch(cluster, name):
             if isinstance(job, WindlassError):
                 yield {"kind": "warning", "message": f"{job.reason}: {job}"}
                 continue
+            looks += 1
+            if looks == 2 and not status(job):
+                yield {"kind": "warning", "message": "no operator has taken notice of the job yet; does one run?"}
             progress.total_steps = status(job).get("progress", {}).get("maxSteps")
             for record in changes(newest, job):
                 progress.take(record)
@@ -79,13 +83,12 @@ def changes(before: Object | None, job: Object) -> Iterator[Record]:
     told = (old.get("phase"), _words(telling(before) if before else None))
     if new.get("phase") not in (None, *ENDS) and (new["phase"], _words(why)) != told:
         yield {"kind": "info", "message": ": ".join(part for part in (new["phase"], message) if part)}
-    if before is not None and not new:
-        yield {"kind": "warning", "message": "no operator has taken notice of the job yet; does one run?"}
     for failure in new.get("failures", []):
         if failure not in old.get("failures", []):
             yield {"kind": "warning", "message": failure_line(failure)}
-    if (workers := new.get("workers")) and workers != old.get("workers"):
-        yield {"kind": "workers", "ready": workers.get("ready", 0), "desired": workers.get("desired", 0)}
+    workers = new.get("workers", {})
+    if workers.get("desired") and workers != old.get("workers"):
+        yield {"kind": "workers", "ready": workers.get("ready", 0), "desired": workers["desired"]}
     yield from _progress(old.get("progress", {}), new.get("progress", {}))
     if (checkpoint := new.get("checkpoint")) and checkpoint["step"] != old.get("checkpoint", {}).get("step"):
         yield {"kind": "checkpoint", "step": checkpoint["step"]}

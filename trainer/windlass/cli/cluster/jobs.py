@@ -79,11 +79,13 @@ def table(cluster: Cluster, *, everywhere: bool) -> Object:
 def watch(cluster: Cluster, name: str) -> Iterator[Object | WindlassError]:
     """The job now and after every change, until it is deleted.
 
-    Where contact to the API server is lost, the error, and the job again when it answers.
+    Where contact to the API server is lost, the error once, and the job again when it answers.
     """
+    lost = False
     while True:
         try:
             job = get(cluster, name)
+            lost = False
             yield job
             for event in _events(cluster, job):
                 if event["type"] == "DELETED":
@@ -96,7 +98,9 @@ def watch(cluster: Cluster, name: str) -> Iterator[Object | WindlassError]:
                 return
             if error.reason != "ClusterUnavailable":
                 raise
-            yield error
+            if not lost:
+                yield error
+            lost = True
             time.sleep(_AGAIN_SECONDS)
 
 
