@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from windlass.spec.status import Failure
+from windlass.spec.status import Failure, WorkerStatus
 from windlass_operator.job import STORAGE_FINALIZER
 from windlass_operator.lifecycle.decision import CreateCleanup, Event, SetFinalizer
 from windlass_operator.lifecycle.draft import Draft
@@ -18,6 +18,9 @@ PATIENCE = timedelta(minutes=10)
 
 def clear_away(draft: Draft) -> None:
     """End the head, so that it saves and lets go of its storage; then the workers; then delete the storage."""
+    head = draft.observed.head
+    if draft.status.completion_time is None:
+        _tell(draft, stopping=head is not None and not head.ended)
     if STORAGE_FINALIZER not in draft.job.finalizers:
         return
     if draft.status.attempt == 0:
@@ -34,6 +37,16 @@ def clear_away(draft: Draft) -> None:
         _delete_storage(draft)
 
 
+def _tell(draft: Draft, *, stopping: bool) -> None:
+    """A job that is being deleted does not go on; the phases know no better word than Suspended."""
+    if stopping:
+        draft.tell_stopping()
+    else:
+        draft.status.phase, draft.status.workers = "Suspended", WorkerStatus()
+        draft.set_condition("Training", "False", "Deleting", "The job is being deleted.")
+        draft.set_condition("PodsReady", "False", "Deleting", "The job is being deleted.")
+
+
 def _delete_storage(draft: Draft) -> None:
     pod, name = draft.observed.cleanup, f"{draft.job.name}-cleanup"
     failures = [failure for failure in draft.status.failures if failure.pod == name]
@@ -41,7 +54,7 @@ def _delete_storage(draft: Draft) -> None:
         draft.actions.append(SetFinalizer(False))
     elif pod is not None:
         if (words := _how_it_failed(draft, pod)) and not pod.deleting:
-            if all(pod.created is not None and moment(failure) <= pod.created for failure in failures):
+            if not failures or pod.created is None or moment(failures[-1]) <= pod.created:
                 record(draft, "StorageUnavailable", f"The job's storage was not deleted: {words}", pod)
             draft.delete(pod)
         elif pod.node_lost:

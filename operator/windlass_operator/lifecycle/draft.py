@@ -46,9 +46,9 @@ class Draft:
     def report(self) -> HeadReport | None:
         """What the current attempt's head said last."""
         report = self.observed.report
-        return (
-            report if report is not None and self.head is not None and report.attempt == self.status.attempt else None
-        )
+        if report is None or self.head is None or report.attempt != self.status.attempt:
+            return None
+        return report
 
     def since(self, text: str) -> timedelta:
         """Time since a moment of the status."""
@@ -69,21 +69,27 @@ class Draft:
         return condition is not None and condition.status == "True"
 
     def set_condition(
-        self, kind: ConditionType, value: Literal["True", "False", "Unknown"], reason: str, message: str = ""
+        self, kind: ConditionType, value: Literal["True", "False", "Unknown"], reason: str, message: str
     ) -> None:
         """Set a condition; its transition time stays while its status does."""
         old = self.condition(kind)
-        changed = old is None or old.status != value
         new = Condition(
             type=kind,
             status=value,
             reason=reason,
             message=message[:LONGEST_MESSAGE],
-            last_transition_time=stamp(self.now) if changed or old is None else old.last_transition_time,
+            last_transition_time=old.last_transition_time if old and old.status == value else stamp(self.now),
             observed_generation=self.job.generation,
         )
         others = [condition for condition in self.status.conditions if condition.type != kind]
         self.status.conditions = sorted([*others, new], key=lambda condition: condition.type)
+
+    def tell_stopping(self) -> None:
+        """The head was told to stop. Until it has ended, what it did counts as going on: it makes its last step."""
+        training = self.condition("Training")
+        if training is not None:
+            message = "Saving a checkpoint." if training.status == "True" else "Stopping before it trained."
+            self.set_condition("Training", training.status, "Stopping", message)
 
     def delete(self, pod: Pod) -> None:
         """Delete a pod, unless that has been asked for already; by force where its node can't answer any more."""

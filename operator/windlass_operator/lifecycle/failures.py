@@ -41,7 +41,7 @@ def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> F
         pod=pod.name if pod else None,
         node=pod.node if pod else None,
         exit_code=pod.exit_code if pod else None,
-        step=draft.status.progress.step if draft.status.progress else None,
+        step=step_of(draft),
         message=message,
         last_log_lines=[],
     )
@@ -71,11 +71,17 @@ def recorded(status: JobStatus, pod: Pod) -> Failure | None:
 
 
 def add(draft: Draft, news: Iterable[Failure]) -> None:
-    """Merge failures into the record."""
+    """Merge failures into the record. The order is total, so that the same ten stay whoever tells them again."""
     known = {_identity(failure) for failure in draft.status.failures}
     fresh = [failure for failure in news if _identity(failure) not in known]
     if fresh:
-        draft.status.failures = sorted([*draft.status.failures, *fresh], key=moment)[-KEPT:]
+        merged = sorted([*draft.status.failures, *fresh], key=lambda item: (moment(item), str(_identity(item))))
+        draft.status.failures = merged[-KEPT:]
+
+
+def step_of(draft: Draft) -> int | None:
+    """Steps done, as far as is known."""
+    return draft.status.progress.step if draft.status.progress else None
 
 
 def unheard(draft: Draft) -> list[Failure]:

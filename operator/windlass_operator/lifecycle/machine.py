@@ -70,7 +70,7 @@ def _start(draft: Draft) -> None:
     if suspended is not None and suspended.status == "True":
         if draft.status.start_time is not None:
             draft.status.suspended_seconds += draft.since(suspended.last_transition_time) // timedelta(seconds=1)
-        draft.set_condition("Suspended", "False", "Resumed")
+        draft.set_condition("Suspended", "False", "Resumed", "Continues from the last checkpoint.")
     draft.status.phase = "Starting"
     begin(draft, draft.now)
 
@@ -80,8 +80,7 @@ def _stop(draft: Draft, *, over_deadline: bool) -> None:
     head = draft.observed.head
     if head is not None and not head.ended:
         draft.delete(head)
-        if training := draft.condition("Training"):
-            draft.set_condition("Training", training.status, "Stopping", "Saving a checkpoint.")
+        draft.tell_stopping()
         return
     if _ended_by_itself(draft):
         after_attempt(draft)

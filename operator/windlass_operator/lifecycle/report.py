@@ -6,7 +6,7 @@ from windlass.spec.status import Goodput, JobStatus, Progress
 from windlass_operator.job import parse_time
 from windlass_operator.lifecycle.columns import columns
 from windlass_operator.lifecycle.draft import Draft, stamp
-from windlass_operator.lifecycle.failures import add
+from windlass_operator.lifecycle.failures import add, step_of
 
 EVERY = timedelta(seconds=10)
 """Between writes of the status that tell nothing but progress."""
@@ -27,7 +27,8 @@ def take_over(draft: Draft) -> None:
     status.checkpoint = told.checkpoint or status.checkpoint
     restarts = max(status.restarts.infrastructure, status.head.restarts_before + told.restarts)
     status.restarts = status.restarts.model_copy(update={"infrastructure": restarts})
-    add(draft, told.failures)
+    step = step_of(draft)
+    add(draft, [item if item.step is not None else item.model_copy(update={"step": step}) for item in told.failures])
 
 
 def _newer(old: Progress | None, new: Progress | None, now: str) -> Progress | None:
@@ -47,10 +48,8 @@ def active_time(draft: Draft) -> timedelta:
     suspended = timedelta(seconds=status.suspended_seconds)
     if draft.is_true("Suspended") and (condition := draft.condition("Suspended")):
         suspended += draft.since(condition.last_transition_time)
-    total = draft.since(status.start_time) - (
-        draft.since(status.completion_time) if status.completion_time else timedelta()
-    )
-    return max(timedelta(), total - suspended)
+    end = parse_time(status.completion_time) if status.completion_time else draft.now
+    return max(timedelta(), end - parse_time(status.start_time) - suspended)
 
 
 def settle(draft: Draft) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from windlass_operator.job import parse_time
 from windlass_operator.lifecycle.decision import CreateWorker
 from windlass_operator.lifecycle.draft import Draft
 from windlass_operator.lifecycle.failures import record_trouble
@@ -51,6 +52,6 @@ def _is_vacant(draft: Draft, pod: Pod) -> bool:
 def _left_from_before_suspension(draft: Draft, pod: Pod) -> bool:
     """Whether a pod is still ending because the job was suspended."""
     suspended = draft.condition("Suspended")
-    if suspended is None or pod.created is None:
-        return False
-    return draft.since(suspended.last_transition_time) <= draft.now - pod.created
+    return (
+        suspended is not None and pod.created is not None and pod.created <= parse_time(suspended.last_transition_time)
+    )

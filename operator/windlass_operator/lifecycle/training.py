@@ -72,9 +72,11 @@ def _lives(pod: Pod) -> bool:
 
 
 def _was_there(draft: Draft, pod: Pod, report: HeadReport) -> bool:
+    """Whether a worker's pod is older than the training that the head speaks of, as far as their clocks can tell."""
     if pod.created is None or pod.created <= report.since:
         return True
-    return draft.is_over(pod.created + SKEW) and pod.created + SKEW <= report.received
+    certainly_not = pod.created > report.since + SKEW
+    return not certainly_not and draft.is_over(pod.created + SKEW) and pod.created + SKEW <= report.received
 
 
 def _tell_pods(draft: Draft) -> None:

@@ -34,10 +34,10 @@ def _phase(status: JobStatus) -> Iterator[Event]:
     training = _condition(status, "Training")
     message = training.message if training else ""
     match status.phase:
-        case "Running" | "Succeeded" | "Suspended":
+        case "Preparing" | "Running" | "Recovering" | "Succeeded":
             yield Event("Normal", status.phase, message)
-        case "Preparing" | "Recovering":
-            yield Event("Normal", status.phase, message)
+        case "Suspended":
+            yield Event("Normal", training.reason if training else status.phase, message)
         case "Failed":
             yield Event("Warning", "Failed", f"{training.reason}: {message}" if training else message)
 

@@ -30,6 +30,10 @@ def test_a_job_that_keeps_its_storage_is_left_to_garbage_collection() -> None:
     cluster.update(metadata={"finalizers": ["foregroundDeletion"]})
     cluster.delete_job()
     assert cluster.wait(600) == []
+    assert cluster.message("Training") == "Saving a checkpoint."
+    cluster.pods.clear()
+    cluster.reconcile()
+    assert (cluster.phase, cluster.condition("Training")) == ("Suspended", ("False", "Deleting"))
 
 
 @pytest.mark.parametrize("phase", ["Starting", "Running", "Recovering", "Suspended", "Succeeded", "Failed"])

@@ -60,5 +60,15 @@ def test_the_last_ten_failures_are_kept_in_order_and_each_once() -> None:
     for count in (3, 8, 14, 14):
         cluster.say("Running", failures=all_of_them[:count])
         cluster.reconcile()
-    assert cluster.status.failures == list(all_of_them[-10:])
+    assert [item.rank for item in cluster.status.failures] == list(range(4, 14))
     assert cluster.events.count("RankFailed") == 14
+
+
+def test_many_failures_of_one_second_come_to_rest() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.say("Recovering", failures=tuple(failure("RankFailed", rank=rank) for rank in range(16)))
+    cluster.reconcile()
+    writes = cluster.writes
+    cluster.wait(5)
+    assert (cluster.writes, len(cluster.status.failures)) == (writes, 10)

@@ -72,6 +72,10 @@ def test_a_head_that_does_not_know_yet_that_a_worker_was_replaced_is_not_believe
     cluster.say("Running", step=11)
     cluster.reconcile()
     assert cluster.phase == "Recovering"
+    cluster.wait(600)
+    cluster.say("Running", step=11)
+    cluster.reconcile()
+    assert cluster.phase == "Recovering"
     cluster.say("Recovering", failures=(failure("RankFailed", rank=1),))
     cluster.reconcile()
     cluster.say("Running", step=11)
@@ -102,7 +106,7 @@ def test_a_rank_that_dies_is_told_of_by_the_heads_words() -> None:
     assert cluster.message("Training") == dead.message
     cluster.say("Running", restarts=1, failures=(dead,))
     cluster.reconcile()
-    assert cluster.status.failures == [dead]
+    assert cluster.status.failures == [dead.model_copy(update={"step": 10})]
     assert cluster.events == ["Started", "Running", "RankFailed", "Recovering", "Running"]
 
 
