@@ -7,7 +7,9 @@
 imported Ray by the time it reads the head's address, a line of its standard input.
 """
 
+import contextlib
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -66,14 +68,23 @@ def main(role: str, *room: str) -> int:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.resource_isolation_config import ResourceIsolationConfig
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME as LISTEN_PORT  # type: ignore[attr-defined]  # compiled
+    from ray._raylet import persist_port  # type: ignore[attr-defined]
 
     class TrimmedNode(Node):
         def start_api_server(self, **options: Any) -> None:
             """Leave out the dashboard."""
 
+        def start_raylet(self, *arguments: Any, **options: Any) -> None:
+            """Say the one port that it waits for although it is known beforehand."""
+            persist_port(self._session_dir, self._node_id, LISTEN_PORT, ports[0])
+            super().start_raylet(*arguments, **options)
+
     pod = Pod.here()
     head = role == "head"
     cpus, gpus = (int(count) for count in room or ("0", "0"))
+    # Where ports are not given, Ray's node waits for its agents to say theirs, and dies when they are slow to start.
+    ports = _free_ports(pod.ip, 4)
     parameters = RayParams(
         node_ip_address=pod.ip,
         node_name=pod.name,
@@ -86,6 +97,10 @@ def main(role: str, *room: str) -> int:
         include_log_monitor=False,  # type: ignore[arg-type]  # declared str
         no_monitor=True,
         resource_isolation_config=ResourceIsolationConfig(),
+        dashboard_agent_listen_port=ports[0],
+        metrics_agent_port=ports[1],
+        metrics_export_port=ports[2],
+        runtime_env_agent_port=ports[3],
     )
     if head:
         parameters.gcs_server_port = pod.ray_port
@@ -96,6 +111,13 @@ def main(role: str, *room: str) -> int:
         time.sleep(POLL_SECONDS)
     sys.stdout.write(f"{', '.join(name for name, _ in ended)} ended\n")
     return 1
+
+
+def _free_ports(address: str, count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as sockets:
+        listeners = [sockets.enter_context(socket.create_server((address, 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 if __name__ == "__main__":
