@@ -135,9 +135,10 @@ class Client:
                 return
 
     async def create(self, resource: Resource, item: Object) -> Object:
-        """Create an object; returns it as the server has it."""
+        """Create an object; returns it as the server has it. A field that the server does not know is an error."""
         path = resource.path(item["metadata"].get("namespace"))
-        return await self._request("create", resource, path, method="POST", body=item)
+        strict = {"fieldValidation": "Strict"}
+        return await self._request("create", resource, path, method="POST", parameters=strict, body=item)
 
     async def apply(
         self, resource: Resource, item: Object, *, manager: str, force: bool = True, subresource: str | None = None
