@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 
+from windlass.errors import WindlassError
 from windlass.spec.crd import GROUP, PLURAL, VERSION
 from windlass.spec.job import KIND
 from windlass.spec.status import JobStatus
@@ -31,7 +32,7 @@ from windlass_operator.lifecycle.decision import (
     SetFinalizer,
 )
 from windlass_operator.lifecycle.machine import decide
-from windlass_operator.lifecycle.observed import Observed
+from windlass_operator.lifecycle.observed import Observed, Refusal
 from windlass_operator.metrics import Metrics
 from windlass_operator.observe import is_creating, is_lost, job_of, observe_pod, owned_by, trim_node, trim_pod
 from windlass_operator.progress import ProgressPoller
@@ -75,6 +76,8 @@ class Controller:
         self.metrics = Metrics(registry, self.jobs.all)
         self._in_hand: dict[Key, float] = {}
         """Jobs that are being looked at, and since when (monotonic)."""
+        self._refusals: dict[str, Refusal] = {}
+        """By the job's UID: why the pods that were asked for last were not made."""
         self._accounts: set[str] = set()
         """Namespaces that have the jobs' ServiceAccount."""
         self._mount_failures: dict[str, tuple[float, str]] = {}
@@ -111,6 +114,8 @@ class Controller:
 
     def _job_changed(self, old: Object | None, new: Object | None) -> None:
         metadata = (new or old or {})["metadata"]
+        if new is None:
+            self._refusals.pop(metadata["uid"], None)
         self.queue.add((metadata["namespace"], metadata["name"]))
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
@@ -147,7 +152,10 @@ class Controller:
                 logger.exception("%s/%s could not be looked after; trying again", *key)
                 self.queue.add_backoff(key)
             else:
-                self.queue.reset(key)
+                if outcome == "refused":
+                    self.queue.add_backoff(key)
+                else:
+                    self.queue.reset(key)
             finally:
                 self.queue.done(key)
                 del self._in_hand[key]
@@ -167,11 +175,13 @@ class Controller:
         if decision.status != job.status:
             job = await self._write_status(job, decision.status)
             self.metrics.count(before, decision.status, now)
-        await self._act(job, decision.actions)
+        refused = await self._act(job, decision.actions)
         for event in decision.events:
             await self._client.create(EVENTS, event_object(job, event, now, self._instance))
         if decision.again_after is not None:
             self.queue.add_after(key, decision.again_after)
+        if refused:
+            return "refused"
         return "wrote" if job is not before or decision.actions else "nothing"
 
     async def _observe(self, job: Job) -> Observed:
@@ -184,6 +194,7 @@ class Controller:
         return Observed(
             tuple(observe_pod(pod, node_lost=self._on_lost_node(pod), mount_failures=words) for pod in pods),
             self.heads.report(job.key),
+            self._refusals.get(job.uid),
         )
 
     def _on_lost_node(self, pod: Object) -> bool:
@@ -231,23 +242,27 @@ class Controller:
         self.jobs.remember(written)
         return Job(written)
 
-    async def _act(self, job: Job, actions: Sequence[Action]) -> None:
-        """Do everything that was decided: support first, then pods side by side."""
+    async def _act(self, job: Job, actions: Sequence[Action]) -> bool:
+        """Do everything that was decided: support first, then pods side by side. Returns whether a pod was refused."""
+        creates = any(isinstance(action, CreateHead | CreateWorker | CreateCleanup) for action in actions)
+        if creates:
+            self._refusals.pop(job.uid, None)
         if any(isinstance(action, EnsureSupport) for action in actions):
             await self._ensure_support(job)
         done = await asyncio.gather(*(self._do(job, action) for action in actions), return_exceptions=True)
         errors = [error for error in done if isinstance(error, BaseException)]
         if errors:
             raise errors[0]
+        return creates and job.uid in self._refusals
 
     async def _do(self, job: Job, action: Action) -> None:
         match action:
             case CreateHead(attempt, restarts):
-                await self._create(job, head_pod(job, self._settings, attempt, restarts))
+                await self._create(job, lambda: head_pod(job, self._settings, attempt, restarts))
             case CreateWorker(index):
-                await self._create(job, worker_pod(job, self._settings, index))
+                await self._create(job, lambda: worker_pod(job, self._settings, index))
             case CreateCleanup():
-                await self._create(job, cleanup_pod(job, self._settings))
+                await self._create(job, lambda: cleanup_pod(job, self._settings))
             case DeletePod(name, uid, force):
                 await self._delete_pod(job, name, uid, grace_seconds=0 if force else None)
             case SetFinalizer(present):
@@ -265,13 +280,17 @@ class Controller:
         await asyncio.gather(*(self._client.apply(resource_of(item), item, manager=MANAGER) for item in objects))
         self._accounts.add(job.namespace)
 
-    async def _create(self, job: Job, pod: Object) -> None:
+    async def _create(self, job: Job, make: Callable[[], Object]) -> None:
+        """Create a pod, or remember why it could not be, for the next look at the job."""
         try:
-            self.pods.remember(await self._client.create(PODS, pod))
+            self.pods.remember(await self._client.create(PODS, make()))
+        except WindlassError as error:  # the user's template cannot be merged
+            self._refusals[job.uid] = Refusal(str(error), final=True)
         except ApiError as error:
-            if error.status == 403:  # the ServiceAccount was deleted, perhaps
-                self._accounts.discard(job.namespace)
-            raise
+            if error.status not in {400, 403, 422}:
+                raise
+            self._accounts.discard(job.namespace)  # it was deleted, perhaps
+            self._refusals[job.uid] = Refusal(error.message, final=error.status != 403)
 
     async def _delete_pod(self, job: Job, name: str, uid: str, grace_seconds: int | None) -> None:
         try:

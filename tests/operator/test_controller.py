@@ -17,11 +17,12 @@ from tests.operator.api_server import ApiServer
 from windlass_operator import progress
 from windlass_operator.controller import JOBS, Controller
 from windlass_operator.kubernetes.client import Client
-from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Object
+from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Object, Resource
 from windlass_operator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(trainer_image="localhost/windlass-trainer:test", key=b"0123456789abcdef")
+QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 ADDRESS = "127.0.0.77"
 
 
@@ -295,6 +296,43 @@ def test_a_job_that_cannot_run_fails_with_what_is_wrong_and_makes_no_pod(
             assert failed["reason"] == "ConfigInvalid"
             assert "spec.model.config" in failed["message"]
             assert await here.pods() == {}
+
+    asyncio.run(story())
+
+
+def test_a_template_that_the_api_server_refuses_fails_the_job_in_its_words(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            template = {"spec": {"nodeSelectr": {"gpu": "h100"}}}
+            await here.client.create(JOBS, job(here.namespace, workers={"replicas": 2, "template": template}))
+            status = await here.until_phase("Failed")
+            failed = next(item for item in status["conditions"] if item["type"] == "Failed")
+            assert failed["reason"] == "ConfigInvalid"
+            assert 'unknown field "spec.nodeSelectr"' in failed["message"]
+
+    asyncio.run(story())
+
+
+def test_a_quota_that_is_full_is_said_and_waited_for(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            quota = {"metadata": {"name": "full"}, "spec": {"hard": {"pods": "1"}}}
+            path = f"/api/v1/namespaces/{here.namespace}/resourcequotas"
+            made = json.loads(await asyncio.to_thread(server.ask, path, "POST", quota))
+            status = {"status": {"hard": {"pods": "1"}, "used": {"pods": "0"}}}
+            await here.client.merge_patch(QUOTAS, here.namespace, "full", status, subresource="status")
+            await here.client.create(JOBS, job(here.namespace))
+
+            async def said() -> Any:
+                conditions = (await here.status()).get("conditions", [])
+                return next((item for item in conditions if item["reason"] == "PodRefused"), None)
+
+            condition = await here.until("the quota's words", said)
+            assert "exceeded quota: full" in condition["message"]
+            await here.client.delete(QUOTAS, here.namespace, made["metadata"]["name"])
+            await here.until_pods(*ALL)
 
     asyncio.run(story())
 

@@ -117,7 +117,7 @@ def from_kubeconfig(path: str, context: str | None = None) -> Access:
         try:
             if last is None or anew:
                 configuration = Configuration()
-                load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+                load_kube_config(path, context, configuration, persist_config=False)
                 last = configuration, _tls(configuration)
             configuration, tls = last
             # The getter runs a command again whose token's time is over.

@@ -32,6 +32,8 @@ def decide(job: Job, observed: Observed, now: datetime) -> Decision:
         after_end(draft)
     elif job.invalid:
         fail(draft, "ConfigInvalid", f"{job.invalid}\nCorrect the job, delete this one, and apply it again.")
+    elif observed.refusal and observed.refusal.final:
+        fail(draft, "ConfigInvalid", f"The cluster refuses a pod of this job: {observed.refusal.message}")
     else:
         _look_after(draft)
     settle(draft)

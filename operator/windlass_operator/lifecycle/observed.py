@@ -94,12 +94,23 @@ class HeadReport:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """What the API server said when it refused to make a pod of the job."""
+
+    message: str
+    final: bool
+    """The pod is wrong, and always will be; else a quota or a policy does not allow it now."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """Everything that is known of a job's objects."""
 
     pods: tuple[Pod, ...] = ()
     report: HeadReport | None = None
     """The current head's last answer; None when it has not answered yet, or when there is no head."""
+    refusal: Refusal | None = None
+    """Of the pod that was asked for last; None when it was made."""
 
     @property
     def head(self) -> Pod | None:

@@ -92,6 +92,8 @@ def _tell_pods(draft: Draft) -> None:
         draft.set_condition("PodsReady", "True", "Ready", f"Head and {len(ready)} workers are ready.")
     elif waiting:
         draft.set_condition("PodsReady", "False", waiting[1].reason, f"{waiting[0]}: {waiting[1].message}")
+    elif draft.observed.refusal:
+        draft.set_condition("PodsReady", "False", "PodRefused", draft.observed.refusal.message)
     elif _is_late(draft, "PodsReady"):
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         listed = ", ".join(name for name, _ in missing[:3])
@@ -110,7 +112,7 @@ def _is_late(draft: Draft, kind: ConditionType) -> bool:
 
 def _tell_start(draft: Draft, report: HeadReport | None) -> None:
     ready = draft.condition("PodsReady")
-    if ready is not None and ready.reason in {"Unschedulable", "ImagePullFailed", "ReferenceMissing"}:
+    if ready is not None and ready.reason in {"Unschedulable", "ImagePullFailed", "ReferenceMissing", "PodRefused"}:
         _tell_stillness(draft, ready.reason, ready.message)
     else:
         late = report is not None and _is_late(draft, "Training")

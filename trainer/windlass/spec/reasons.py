@@ -59,6 +59,9 @@ REASONS: dict[str, Reason] = {
     # Waiting: neither failed nor retried.
     "Unschedulable": Reason("Waiting", "No node has room for a pod.", "Ask for less or add nodes."),
     "ImagePullFailed": Reason("Waiting", "An image cannot be pulled.", "Check its name and the pull secret."),
+    "PodRefused": Reason(
+        "Waiting", "The cluster does not allow a pod: a quota or a security policy.", "Ask for less, or have it raised."
+    ),
     "ReferenceMissing": Reason("Waiting", "A Secret, ConfigMap or volume is missing.", "Create it."),
     # The end.
     "DeadlineExceeded": Reason("End", "activeDeadlineSeconds are over.", "Raise the deadline."),
