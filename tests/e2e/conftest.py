@@ -22,7 +22,7 @@ from tests.e2e.cluster import (
     run,
 )
 
-ORDER = ["test_crd", "test_operator", "test_waiting", "test_recovery", "test_nodes", "test_commands", "test_rights"]
+ORDER = ["test_operator", "test_waiting", "test_recovery", "test_nodes", "test_commands", "test_rights"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,8 +64,6 @@ def cluster(kubernetes: None, images: None) -> Iterator[Cluster]:
     """The chart, installed; a namespace under the restricted Pod Security Standard; a bucket with its credentials."""
     if not os.environ.get("AWS_ENDPOINT_URL"):
         pytest.skip("needs an S3 server that pods reach: set AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and its secret")
-    # helm takes over no CRD that test_crd.py applied without it.
-    subprocess.run(["kubectl", "delete", "crd", "llmtrainingjobs.windlass.dev"], capture_output=True, check=False)
     operator, _, operator_tag = OPERATOR_IMAGE.rpartition(":")
     run(
         *("helm", "upgrade", "--install", "windlass", ROOT / "charts/windlass", "--wait", "--timeout", "120s"),
