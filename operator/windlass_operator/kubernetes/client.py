@@ -21,8 +21,8 @@ from windlass_operator.kubernetes.errors import NotLeading, Unreachable
 from windlass_operator.kubernetes.metrics import Metrics
 from windlass_operator.kubernetes.resources import Object, Resource
 
-PAGE = 500
-"""Objects in an answer to a list."""
+PAGE = 100
+"""Objects in an answer to a list; 500 made the process 20 MiB larger for 3,000 pods, for good."""
 RETRIES = 4
 """How often a request is sent again that the server asks to have later."""
 LONGEST_RETRY_AFTER = 30.0
