@@ -168,3 +168,12 @@ def _train_one(special: Sequence[str] = ("</s>",)) -> Any:
 
 def test_bytes_that_are_no_character_decode_to_replacements() -> None:
     assert BytesTokenizer().decode(np.frombuffer("é".encode()[:1], np.uint8).tolist()) == "\ufffd"
+
+
+def test_special_names_in_a_text_are_tokens_only_where_asked(ours: Tokenizer, saved: Path) -> None:
+    for tokenizer in (ours, load_tokenizer(str(saved))):
+        assert tokenizer.end_of_document not in tokenizer.encode("a<|endoftext|>b")
+        asked = tokenizer.encode("a<|endoftext|>b", special_tokens=True).tolist()
+        assert asked.count(tokenizer.end_of_document) == 1
+        assert tokenizer.decode(asked) == "a<|endoftext|>b"
+        assert tokenizer.end_of_document not in tokenizer.encode("a<|endoftext|>b")

@@ -13,6 +13,7 @@ from windlass.data.inspect import card_of, describe, verify
 from windlass.data.inspect import samples as sample_lines
 from windlass.data.preparation.processes import processors
 from windlass.data.prepare import ensure_prepared
+from windlass.data.tokenizer_training import train_tokenizer
 from windlass.data.tokenizers import load_tokenizer
 from windlass.engine.preparation import corpora_folder, open_corpora
 from windlass.errors import WindlassError
@@ -55,6 +56,24 @@ def prepare_sources(
         corpus, _ = ensure_prepared(job.spec.data.prepare, made, out, warn, workers=workers or processors())
     for line in describe(corpus):
         write(line)
+
+
+def train(
+    sources: Sequence[str],
+    vocab_size: int,
+    out: Path,
+    *,
+    format: str | None,
+    text_field: str | None,
+    special: list[str],
+) -> None:
+    """Train a tokenizer on sources and say what it is."""
+    options = {"format": format, "textField": text_field}
+    given = {name: value for name, value in options.items() if value is not None}
+    job = _job(sources, "unused", "bytes", None, given, ())
+    assert job.spec.data.prepare
+    made = train_tokenizer(job.spec.data.prepare.sources, vocab_size, out, special=special, progress=warn)
+    write(f"tokenizer   {made.vocab_size:,} tokens at {out}; use it with --tokenizer {out}, or as spec.tokenizer")
 
 
 def inspect(uri: str, *, samples: int, sequence_length: int, seed: int, check: bool) -> None:

@@ -66,6 +66,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Prepare corpora, and look at them.", no_args_is_help=True)
 app.add_typer(data, name="data")
+tokenizer = typer.Typer(help="Train tokenizers.", no_args_is_help=True)
+data.add_typer(tokenizer, name="tokenizer")
 
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of ranks, whatever spec.workers says.", show_default=False)
@@ -254,6 +256,28 @@ def prepare_data(
         settings={name: value for name, value in values.items() if value is not None},
         overrides=overrides or [],
     )
+
+
+@tokenizer.command("train")
+def train_tokenizer(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, globs or URIs.", metavar="SOURCE...")],
+    vocab_size: Annotated[int, typer.Option(min=257, help="Tokens, special ones included.")],
+    out: Annotated[Path, typer.Option(help="New folder.", metavar="DIR")],
+    format: Annotated[str | None, typer.Option(help="Of all sources; by default each file's ending says it.")] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help='Column that holds the text, or several: "{question} {answer}".')
+    ] = None,
+    special: Annotated[
+        list[str] | None, typer.Option(help="Name of a special token, beside <|endoftext|>. Repeatable.")
+    ] = None,
+) -> None:
+    """Train a byte-pair encoding.
+
+    Byte-level, in Hugging Face layout: tokenizer.json.
+    """
+    from windlass.cli.data import train
+
+    train(sources, vocab_size, out, format=format, text_field=text_field, special=special or [])
 
 
 @data.command("inspect")
