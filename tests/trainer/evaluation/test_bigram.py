@@ -30,7 +30,12 @@ class Tokens:
 
 
 def fit(values: object, vocab_size: int, max_tokens: int = 2**24) -> Bigram:
-    return Bigram.fit(Tokens(np.asarray(values, dtype=np.uint16)), vocab_size, max_tokens)  # type: ignore[arg-type]
+    return fit_mixture([(values, 1.0)], vocab_size, max_tokens)
+
+
+def fit_mixture(corpora: list[tuple[object, float]], vocab_size: int, max_tokens: int = 2**24) -> Bigram:
+    splits = [(Tokens(np.asarray(values, dtype=np.uint16)), weight) for values, weight in corpora]
+    return Bigram.fit(splits, vocab_size, max_tokens)  # type: ignore[arg-type]
 
 
 def window(values: object) -> Batch:
@@ -111,3 +116,19 @@ def test_a_part_of_a_large_split_is_taken_from_all_over_it() -> None:
     halves = np.repeat([0, 1], 50_000)
     model = fit(halves, vocab_size=2, max_tokens=6_400)
     assert model.probability(np.array([0, 1]), np.array([0, 1])) == pytest.approx([1, 1], abs=0.01)
+
+
+@given(texts)
+def test_a_corpus_in_two_parts_of_equal_weight_is_one_corpus(values: list[int]) -> None:
+    once, mixed = fit(values, 8), fit_mixture([(values, 0.5), (values, 0.5)], 8)
+    twice = fit_mixture([(values, 3.0)], 8)
+    first, second = (axis.ravel() for axis in np.meshgrid(np.arange(8), np.arange(8)))
+    assert twice.probability(first, second) == pytest.approx(once.probability(first, second))
+    assert mixed.probability(first, second).reshape(8, 8).sum(axis=0) == pytest.approx(np.ones(8))
+
+
+def test_a_mixture_is_counted_by_weight_not_by_size() -> None:
+    small, large = [0, 1] * 50, [0, 2] * 5000
+    model = fit_mixture([(small, 3.0), (large, 1.0)], 3)
+    after_zero = model.probability(np.array([0, 0]), np.array([1, 2]))
+    assert after_zero[0] / after_zero[1] == pytest.approx(3, rel=0.05)

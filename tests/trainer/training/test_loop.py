@@ -55,12 +55,25 @@ def test_a_line_has_all_that_the_contract_names(train: Train) -> None:
     first = next(line for line in lines if line["kind"] == "train")
     assert {
         *("kind", "step", "loss", "learning_rate", "gradient_norm", "tokens", "epoch", "tokens_per_second"),
-        *("mfu", "step_seconds", "time"),
+        *("mfu", "step_seconds", "stream", "time"),
     } == first.keys()
     assert first["step_seconds"].keys() == {"total", "data", "forward_backward", "optimizer", "checkpoint"}
+    assert {"waited_seconds", "bytes_read", "cache_hits", "retries", "verification_failures"} <= first["stream"].keys()
     assert [line["step"] for line in lines if line["kind"] == "train"] == [5, 10, 15, 20]
     assert first["tokens"] == 5 * 12 * 32
     assert [line["step"] for line in lines if line["kind"] == "validation"] == [20]
+
+
+@pytest.mark.parametrize("how", ["packing=false", "stride=16", "documentMask=true"])
+def test_sequences_are_cut_as_the_job_says_for_training_and_validation(train: Train, how: str) -> None:
+    lines = train("run", f"data.{how}")
+    assert losses(lines)[-1] < losses(lines)[0] - 1
+    tokens = {line["kind"]: line["tokens"] for line in lines if "tokens" in line}
+    if how == "documentMask=true":
+        assert 0 < tokens["train"] < 20 * 12 * 32  # labels that cross documents do not count
+    else:
+        assert tokens["train"] == 20 * 12 * 32
+    assert 0 < tokens["validation"] <= 2048
 
 
 def test_the_batch_is_the_same_however_it_is_split_into_micro_batches(train: Train) -> None:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from windlass.errors import WindlassError
 from windlass.spec.job import WeightsAndBiases
 from windlass.training.recorder import Record, Recorder, Sink
-from windlass.training.sinks import PrometheusSink, TensorBoardSink, WandbSink, scalars
+from windlass.training.sinks import STREAM, PrometheusSink, TensorBoardSink, WandbSink, scalars
 
 
 def train(step: int, **changes: Any) -> Record:
@@ -35,6 +35,7 @@ def train(step: int, **changes: Any) -> Record:
         "tokens_per_second": 1706.7,
         "mfu": None,
         "step_seconds": seconds,
+        "stream": dict.fromkeys(STREAM, 0) | {"bytes_read": 1000 * step, "waited_seconds": 0.5 * step},
     } | changes
 
 
@@ -160,6 +161,14 @@ def test_prometheus_does_not_show_what_has_no_value_yet(prometheus_sink: Prometh
 def test_prometheus_counts_the_tokens_of_this_rank_s_life_only(prometheus_sink: PrometheusSink) -> None:
     send(prometheus_sink, [train(101), train(102), train(100)])  # continued at step 100, then rolled back
     assert samples(prometheus_sink)['windlass_tokens_total{rank="1"}'] == 3 * 512
+
+
+def test_prometheus_counts_what_the_stream_took_though_it_begins_anew(prometheus_sink: PrometheusSink) -> None:
+    send(prometheus_sink, [train(1), train(3), train(2)])  # rolled back, with a new stream
+    shown = samples(prometheus_sink)
+    assert shown['windlass_data_bytes_read_total{rank="1"}'] == 3000 + 2000
+    assert shown['windlass_data_waited_seconds_total{rank="1"}'] == 2.5
+    assert shown['windlass_data_retries_total{rank="1"}'] == 0
 
 
 def test_prometheus_shows_a_loss_that_is_not_finite(prometheus_sink: PrometheusSink) -> None:

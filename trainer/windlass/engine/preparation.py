@@ -9,6 +9,7 @@ from pathlib import Path
 from windlass.data.corpus import Corpus
 from windlass.data.preparation.processes import processors
 from windlass.data.prepare import ensure_prepared
+from windlass.data.samples import Windows
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.machine import Machine, environment, threads_of_rank
@@ -39,7 +40,9 @@ class Prepared:
 
     def steps(self, sequence_length: int) -> int:
         """Optimizer steps of the whole run."""
-        samples = sum((corpus.split("train").tokens - 1) // sequence_length for corpus, _ in self.train)
+        data = self.job.spec.data
+        windows = Windows(sequence_length, data.stride, data.packing)
+        samples = sum(windows.order(corpus, seed=0).samples for corpus, _ in self.train)
         return total_steps(self.job.spec.training, sequence_length, samples)
 
 
@@ -137,13 +140,16 @@ def measure_baseline(prepared: Prepared, run: RunFolder) -> None:
     vocab_size = prepared.tokenizer.vocab_size
     sequence_length = spec.data.sequence_length or model_config(spec.model, vocab_size).context_length
     inputs = {
-        "corpora": [[corpus.id, weight] for corpus, weight in prepared.train[:1] + prepared.validation],
+        "corpora": [
+            [[corpus.id, weight] for corpus, weight in corpora] for corpora in (prepared.train, prepared.validation)
+        ],
+        "windows": [spec.data.packing, spec.data.document_mask],
         "sequence_length": sequence_length,
         "max_tokens": spec.evaluation.max_tokens,
     }
     if (read_json(run.baseline) or {}).get("of") == inputs:
         return
-    bigram = Bigram.fit(prepared.train[0][0].split("train"), vocab_size)
+    bigram = Bigram.fit([(corpus.split("train"), weight) for corpus, weight in prepared.train], vocab_size)
     windows = validation_batches(
         prepared.validation,
         sequence_length=sequence_length,
@@ -151,6 +157,8 @@ def measure_baseline(prepared: Prepared, run: RunFolder) -> None:
         max_tokens=spec.evaluation.max_tokens,
         rank=0,
         world_size=1,
+        packing=spec.data.packing,
+        document_mask=spec.data.document_mask,
     )
     loss = bigram.loss(windows)
     write_json(run.baseline, {"name": "bigram", "validation_loss": loss, "of": inputs})

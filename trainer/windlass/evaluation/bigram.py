@@ -1,6 +1,6 @@
 """The baseline that a trained model is compared with: a bigram model, from counts of adjacent tokens."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -34,10 +34,22 @@ class Bigram:
     """P(b): [vocabulary]."""
 
     @classmethod
-    def fit(cls, split: Split, vocab_size: int, max_tokens: int = 2**24) -> Self:
-        """Count the pairs of at most `max_tokens` tokens of the split, which has two or more."""
-        found = [_pairs(piece, vocab_size) for piece in _pieces(split, max_tokens)]
-        pairs, counts = np.unique(np.concatenate(found), return_counts=True)
+    def fit(cls, splits: Sequence[tuple[Split, float]], vocab_size: int, max_tokens: int = 2**24) -> Self:
+        """Count the pairs of at most `max_tokens` tokens of the splits, which have two or more each, by weight.
+
+        A split that has fewer tokens than its share counts more than once, as it does in training.
+        """
+        total_weight = sum(weight for _, weight in splits)
+        taken = [min(split.tokens, max(2, int(max_tokens * weight / total_weight))) for split, weight in splits]
+        rates = np.array([weight / tokens for (_, weight), tokens in zip(splits, taken, strict=True)])
+        found = [
+            np.concatenate([_pairs(piece, vocab_size) for piece in _pieces(split, tokens)])
+            for (split, _), tokens in zip(splits, taken, strict=True)
+        ]
+        pairs, of_pair = np.unique(np.concatenate(found), return_inverse=True)
+        # Each pair counts at least once, so that discounting leaves no count below zero.
+        times = np.repeat(rates / rates.min(), [len(of_split) for of_split in found])
+        counts = np.bincount(of_pair, weights=times)
         first, second = np.divmod(pairs, vocab_size)
         once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
         discount = (once + 1) / (once + 2 * twice + 2)  # + 1 and + 2: never 0, so that no probability is

@@ -48,7 +48,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
         "spec.model.custom": spec.model.custom is not None,
         "spec.model.lora": spec.model.lora is not None,
         "spec.model.trainable.scope": spec.model.trainable.scope != "All",
-        "spec.data.packing": not spec.data.packing,
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
     return [Problem(path, "not in this version; leave it out") for path, present in asked.items() if present]
@@ -194,6 +193,8 @@ def _data(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.data.train", message, about=about[:1])
     if data.document_mask and not data.packing:
         yield Problem("spec.data.documentMask", "needs packing: true", about=("spec.data.packing",))
+    if data.stride is not None and not data.packing:
+        yield Problem("spec.data.stride", "needs packing: true", about=("spec.data.packing",))
 
 
 def _duration(spec: JobSpec) -> Iterator[Problem]:

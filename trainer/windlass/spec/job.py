@@ -208,7 +208,7 @@ class NearDuplicates(SpecModel):
     permutations: Annotated[int, Field(ge=8, le=1024)] = 128
     """Hash functions; more make the estimate of similarity sharper and slower."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """Jaccard similarity of the n-grams from which on two documents probably count as one; it decides the bands."""
+    """Jaccard similarity of the n-grams above which most pairs are found, and below which few; it decides the bands."""
 
 
 class Deduplicate(SpecModel):
@@ -271,11 +271,13 @@ class Data(SpecModel):
     validation: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Corpora to measure on; default: the validation split of those in `train`."""
     packing: bool = True
-    """Documents share a sequence."""
+    """Documents share a sequence; false: one document each, cut where it is longer and padded where it is shorter."""
     document_mask: bool = False
     """Attention stays within a document; needs packing."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a sequence; default: the model's contextLength."""
+    stride: Annotated[int, Field(ge=1)] | None = None
+    """Tokens from the start of a sequence to that of the next in the corpus; default: sequenceLength. Needs packing."""
     template: str | None = None
     """With task Instruct: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string."""
     loss_on: Literal["Answers", "Everything"] = "Answers"

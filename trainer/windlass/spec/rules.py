@@ -171,6 +171,7 @@ def rules() -> dict[str, list[Rule]]:
                 ".train",
             ),
             Rule("!self.documentMask || self.packing", "documentMask needs packing: true", ".documentMask"),
+            Rule("!has(self.stride) || self.packing", "stride needs packing: true", ".stride"),
         ],
         "spec.training": [
             _exactly_one("maxSteps", "maxTokens", "epochs"),

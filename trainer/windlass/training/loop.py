@@ -185,6 +185,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
                     "epoch": round(step * training.global_batch_size / stream.samples_per_epoch, 6),
                     **_speed(run, step_tokens / seconds["total"]),
                     "step_seconds": seconds,
+                    "stream": stream.counts(),
                 }
                 run.recorder.write(record)
             _measure(run, step, timer)

@@ -126,6 +126,18 @@ GAUGES = {
 """Fields of a training record that are shown as they are, with the metric's name and meaning."""
 
 
+STREAM = {
+    "bytes_read": ("windlass_data_bytes_read", "Bytes of training data that came from remote storage."),
+    "cache_hits": ("windlass_data_cache_hits", "Blocks of training data found in the machine's cache."),
+    "cache_misses": ("windlass_data_cache_misses", "Blocks of training data fetched since the cache had none."),
+    "retries": ("windlass_data_retries", "Reads of training data that were tried again."),
+    "hedges": ("windlass_data_hedges", "Reads of training data asked for twice, since the first answer was late."),
+    "verification_failures": ("windlass_data_verification_failures", "Blocks of data that did not match their hash."),
+    "waited_seconds": ("windlass_data_waited_seconds", "How long steps waited for their batches."),
+}
+"""Counts of a training record's `stream`, with the counter's name and meaning."""
+
+
 class PrometheusSink:
     """Metrics of one rank, served on 127.0.0.1 at a free port; docs/metrics.md lists them.
 
@@ -153,8 +165,10 @@ class PrometheusSink:
         self._save_blocked = self._histogram(
             "windlass_checkpoint_blocked_seconds", "How long a checkpoint held steps up."
         )
+        self._stream = {name: self._counter(*texts) for name, texts in STREAM.items()}
+        self._stream_before = dict.fromkeys(STREAM, 0.0)
         # A counter starts at 0; a gauge is not there before its first value.
-        for counter in (self._tokens, self._saves):
+        for counter in (self._tokens, self._saves, *self._stream.values()):
             counter.labels(self._rank)
 
         self._server, self._thread = start_http_server(0, "127.0.0.1", self._registry)
@@ -184,6 +198,11 @@ class PrometheusSink:
         # What a run that continues did before is not this rank's.
         self._tokens.labels(self._rank).inc(tokens - (self._tokens_before or tokens - tokens // record["step"]))
         self._tokens_before = tokens
+        for name, counter in self._stream.items():
+            now = record["stream"][name]
+            before = self._stream_before[name]
+            counter.labels(self._rank).inc(now - before if now >= before else now)  # a new stream begins at 0
+            self._stream_before[name] = now
         for part, seconds in record["step_seconds"].items():
             if part == "total":
                 self._seconds.labels(self._rank).observe(seconds)
