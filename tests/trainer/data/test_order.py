@@ -8,14 +8,21 @@ from hypothesis import strategies as st
 
 from windlass.data.order import WINDOW, Mixture, SampleOrder
 
-orders = st.builds(
+token_orders = st.builds(
     SampleOrder,
     corpus_id=st.text(max_size=4),
     seed=st.integers(0, 2**63 - 1),
     sequence_length=st.integers(1, 50),
     tokens=st.integers(60, 3000),
     block_tokens=st.integers(20, 500),
+    stride=st.none() | st.integers(1, 80),
 )
+document_orders = st.builds(
+    lambda sizes, seed: SampleOrder("a", seed, 50, sum(sizes), 300, None, np.cumsum([0, *sizes[:-1]])),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=120),
+    seed=st.integers(0, 2**63 - 1),
+)
+orders = token_orders | document_orders
 
 
 @given(orders, st.integers(0, 5))
@@ -31,6 +38,32 @@ def test_any_part_is_what_the_whole_says(order: SampleOrder, data: st.DataObject
     assert order.at(positions).tolist() == whole[positions].tolist()
 
 
+@given(token_orders)
+def test_every_window_that_fits_is_a_sample(order: SampleOrder) -> None:
+    stride = order.stride or order.sequence_length
+    starts = order.start(np.arange(order.samples))
+    assert starts.tolist() == list(range(0, order.tokens - order.sequence_length, stride))
+
+
+@given(st.lists(token_orders, min_size=1, max_size=4), st.data())
+def test_a_mixture_over_any_ranks_has_exact_shares_and_no_sample_of_a_corpus_twice_before_all_were_there(
+    corpora: list[SampleOrder], data: st.DataObject
+) -> None:
+    weights = data.draw(st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=len(corpora), max_size=len(corpora)))
+    mixture = Mixture.of(weights)
+    ranks, each = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 5))
+    steps = sum(order.samples for order in corpora) // (ranks * each) + 1
+    drawn: list[list[int]] = [[] for _ in corpora]
+    for part in range(steps * ranks):  # rank by rank, step by step
+        chosen, places = mixture.at(np.arange(part * each, (part + 1) * each))
+        for number, place in zip(chosen.tolist(), places.tolist(), strict=True):
+            drawn[number] += corpora[number].at(np.array([place])).tolist()
+    for order, samples, weight in zip(corpora, drawn, weights, strict=True):
+        assert abs(len(samples) - steps * ranks * each * weight / sum(weights)) <= len(mixture.cycle)
+        for epoch in range(len(samples) // order.samples):
+            assert sorted(samples[epoch * order.samples :][: order.samples]) == list(range(order.samples))
+
+
 @given(orders, st.integers(0, 2000), st.integers(1, 6), st.integers(1, 6))
 def test_ranks_of_any_world_size_share_the_same_steps(order: SampleOrder, first: int, ranks: int, each: int) -> None:
     step = order.at(np.arange(first, first + ranks * each))
@@ -43,7 +76,7 @@ def test_samples_of_a_window_come_from_its_blocks_only(order: SampleOrder) -> No
     windows: list[tuple[int, ...]] = []
     for position, sample in enumerate(order.at(np.arange(order.samples))):
         window = tuple(order.window(position).tolist())
-        assert sample * order.sequence_length // order.block_tokens in window
+        assert order.start(np.array([sample]))[0] // order.block_tokens in window
         assert len(window) <= WINDOW
         if not windows or windows[-1] != window:
             windows.append(window)

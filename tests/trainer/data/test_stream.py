@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from windlass.data.corpus import Corpus, Split
-from windlass.data.stream import IGNORED, Batch, TrainingStream, validation_batches
+from windlass.data.stream import IGNORED, Batch, TokenStream, TrainingStream, validation_batches
 from windlass.data.tokenizers import BytesTokenizer
 from windlass.errors import WindlassError
 
@@ -102,6 +102,46 @@ def test_a_document_mask_numbers_documents_and_ignores_labels_across(corpus: Cor
             assert ((labels == IGNORED) == ends).all()
             crossed += int(ends.sum())
     assert crossed > 3
+
+
+def test_without_packing_a_sequence_is_one_document_cut_or_padded(corpus: Corpus) -> None:
+    split = corpus.split("train")
+    starts = np.concatenate([[0], split.document_ends()[:-1]])
+    documents = [split.read(start, end).tolist() for start, end in zip(starts, split.document_ends(), strict=True)]
+    length = 80
+    assert min(map(len, documents)) < length < max(map(len, documents))
+    how: Any = {"seed": 7, "global_batch_size": 12, "micro_batch_size": 3, "packing": False}
+    seen: list[list[int]] = []
+    for rank in (0, 1):
+        where: Any = {"rank": rank, "world_size": 2, "start_sample": 0}
+        with TrainingStream([(corpus, 1.0)], sequence_length=length, **how, **where) as stream:
+            assert stream.samples_per_epoch == len(documents)
+            for batch in (batch for step in islice(stream, len(documents) // 12) for batch in step):
+                for inputs, labels in zip(batch.inputs.tolist(), batch.labels.tolist(), strict=True):
+                    size = sum(label != IGNORED for label in labels)
+                    assert labels[:size] == inputs[1:size] + labels[size - 1 : size]
+                    assert set(labels[size:]) <= {IGNORED}
+                    assert set(inputs[size:]) <= {256}
+                    seen.append([*inputs[:size], labels[size - 1]])
+    assert sorted(seen) == sorted(document[: length + 1] for document in documents)
+
+
+def test_a_stride_lets_sequences_overlap(corpus: Corpus) -> None:
+    split = corpus.split("train")
+    with _stream(corpus, batch=1, stride=5) as stream:
+        assert stream.samples_per_epoch == (split.tokens - 1 - LENGTH) // 5 + 1
+        seen = {batch.inputs[0].tobytes() for (batch,) in islice(stream, stream.samples_per_epoch)}
+    tokens = split.read(0, split.tokens).astype(np.int64)
+    assert seen == {tokens[start : start + LENGTH].tobytes() for start in range(0, split.tokens - LENGTH, 5)}
+
+
+def test_tokens_are_handed_out_as_the_corpus_stores_them(corpus: Corpus) -> None:
+    batches = steps(corpus, 4)
+    with TokenStream([(corpus, 1.0)], sequence_length=LENGTH, seed=7, global_batch_size=12) as stream:
+        for step in range(4):
+            tokens = next(stream)
+            assert tokens.dtype == np.uint16
+            assert (np.stack([tokens[:, :-1], tokens[:, 1:]], axis=1) == batches[step]).all()
 
 
 def test_a_mixture_draws_by_weight_and_each_corpus_in_its_own_order(make_corpus: MakeCorpus) -> None:
@@ -210,6 +250,27 @@ def test_validation_windows_are_the_same_for_any_world_size(corpus: Corpus) -> N
     assert len(one) == 20
     for world in (2, 3, 7, 30):
         assert sorted(windows(corpus, world, max_tokens=20 * LENGTH)) == sorted(one)
+
+
+def test_validation_keeps_to_documents_where_training_does(corpus: Corpus) -> None:
+    where: Any = {"sequence_length": LENGTH, "batch_size": 4, "max_tokens": 20 * LENGTH, "rank": 0, "world_size": 1}
+    crossed = 0
+    for plain, masked in zip(
+        validation_batches([(corpus, 1.0)], **where),
+        validation_batches([(corpus, 1.0)], **where, document_mask=True),
+        strict=True,
+    ):
+        assert (plain.inputs == masked.inputs).all()
+        assert masked.documents is not None
+        ends = masked.inputs == 256
+        assert ((masked.labels == IGNORED) == ends).all()
+        assert (masked.documents[:, 1:] - masked.documents[:, :-1] == ends[:, :-1]).all()
+        crossed += int(ends.sum())
+    assert crossed > 3
+    split = corpus.split("validation")
+    whole = validation_batches([(corpus, 1.0)], **where | {"max_tokens": 10**6}, packing=False)
+    rows = [row for batch in whole for row in batch.inputs]
+    assert len(rows) == split.documents
 
 
 def test_validation_covers_the_whole_split_when_it_may(corpus: Corpus) -> None:
