@@ -95,9 +95,9 @@ class Cluster:
         return {"metadata": dict(item["metadata"])}
 
 
-@settings(max_examples=30)
+@settings(max_examples=50)
 @given(
-    operations=st.lists(OPERATION, max_size=25),
+    operations=st.lists(OPERATION, min_size=15, max_size=40),
     seed=st.integers(0, 2**32),
     failing=st.sampled_from([0.0, 0.05, 0.3]),
     own=st.booleans(),
