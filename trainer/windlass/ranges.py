@@ -8,18 +8,19 @@ whose errors `windlass.storage` knows.
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.asyn import sync
+from fsspec.asyn import get_loop, sync
 
 PART = 4 << 20
 """Bytes asked for in one request: large enough that its latency weighs little, small enough that four run at once."""
@@ -61,48 +62,51 @@ class ReadCounts:
         return {name: amount for name, amount in vars(self).items() if name != "_lock"}
 
 
-def read(
-    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
-) -> bytes:
-    """Return the bytes [start, end) of a file, fewer where it ends before; errors are those of `fs`."""
-    if not fs.async_impl:
-        data: bytes = fs.cat_file(path, start=start, end=end)
+FileSystem = Callable[[], fsspec.AbstractFileSystem]
+"""Makes a file system where there is none yet; that of S3 takes half a second of imports and settings."""
+
+
+def read(fs: FileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts) -> bytes:
+    """Return the bytes [start, end) of a file, fewer where it ends before; errors are those of `fs()`."""
+    bucket, _, key = path.partition("/")
+    store = _s3_store(bucket, os.getpid()) if protocol == "s3" else None
+    if store is not None and store.failures < _FAILURES:
+        try:
+            return _counted(sync(get_loop(), _read, partial(store.read, key), start, end, counts), counts)
+        except (store.errors, OSError, ValueError) as error:
+            counts.add(retries=1)
+            failure = error
+    if fs().async_impl:
+        # A web server may know no ranges, and send the whole file for each.
+        part = sys.maxsize if protocol in ("http", "https") else PART
+        data = sync(
+            fs().loop, _read, lambda start, end: fs()._cat_file(path, start=start, end=end), start, end, counts, part
+        )
     else:
-        data = sync(fs.loop, _read, fs, protocol, path, start, end, counts)
+        data = fs().cat_file(path, start=start, end=end)
+    if store is not None and store.failures < _FAILURES:
+        store.failures += 1  # it was not the file, nor the server
+        if store.failures == _FAILURES:
+            _log.warning("obstore cannot read s3://%s, going on with s3fs: %s", bucket, type(failure).__name__)
+    return _counted(data, counts)
+
+
+def _counted(data: bytes, counts: ReadCounts) -> bytes:
     counts.add(bytes_read=len(data))
     return data
 
 
 async def _read(
-    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
+    cat: Callable[[int | None, int | None], Awaitable[bytes]],
+    start: int | None,
+    end: int | None,
+    counts: ReadCounts,
+    part: int = PART,
 ) -> bytes:
-    def asking(start: int | None, end: int | None) -> Callable[[], Awaitable[bytes]]:
-        return lambda: _ask(fs, protocol, path, start, end, counts)
-
-    # A web server may know no ranges, and send the whole file for each.
-    if start is None or end is None or end - start <= PART or protocol in ("http", "https"):
-        return bytes(await _hedged(asking(start, end), counts))
-    parts = [asking(at, min(at + PART, end)) for at in range(start, end, PART)]
-    return b"".join(await asyncio.gather(*(_hedged(part, counts) for part in parts)))
-
-
-async def _ask(
-    fs: fsspec.AbstractFileSystem, protocol: str, path: str, start: int | None, end: int | None, counts: ReadCounts
-) -> bytes:
-    bucket, _, key = path.partition("/")
-    store = _s3_store(bucket, os.getpid()) if protocol == "s3" else None
-    if store is None or store.failures >= _FAILURES:
-        answer: bytes = await fs._cat_file(path, start=start, end=end)
-        return answer
-    try:
-        return await store.read(key, start, end)
-    except (store.errors, OSError, ValueError) as error:
-        counts.add(retries=1)
-        answer = await fs._cat_file(path, start=start, end=end)
-        store.failures += 1  # it was not the file, nor the server
-        if store.failures == _FAILURES:
-            _log.warning("obstore cannot read s3://%s, going on with s3fs: %s", bucket, type(error).__name__)
-        return answer
+    if start is None or end is None or end - start <= part:
+        return bytes(await _hedged(partial(cat, start, end), counts))
+    asked = [partial(cat, at, min(at + part, end)) for at in range(start, end, part)]
+    return b"".join(await asyncio.gather(*(_hedged(ask, counts) for ask in asked)))
 
 
 class _Obstore:

@@ -14,6 +14,7 @@ import os
 import random
 import re
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -69,7 +70,8 @@ def retry(
         except Exception as error:
             if refusal := _refusal(error, uri):
                 raise refusal from error
-            if not _is_transient(error):
+            # When the interpreter ends it closes connections, and nobody waits any more.
+            if not _is_transient(error) or not threading.main_thread().is_alive():
                 raise
             now = time.monotonic()
             left = (first_failure or now) + patience - now
@@ -115,6 +117,8 @@ class Storage:
         self.path: str = (
             os.path.abspath(os.path.expanduser(re.sub("^(file|local)://", "", uri))) if self.is_local else ""
         )
+        if self._protocol == "s3":  # known without s3fs, whose import takes half a second
+            self.path = uri.partition("://")[2].rstrip("/")
         self.path = self.path or self.fs._strip_protocol(uri).rstrip("/")
 
     def __repr__(self) -> str:
@@ -142,7 +146,7 @@ class Storage:
             with self.translated(), open(self._at(name), "rb") as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(end - (start or 0))
-        data = self.call(lambda: ranges.read(self.fs, self._protocol, self._at(name), start, end, self.counts))
+        data = self.call(lambda: ranges.read(lambda: self.fs, self._protocol, self._at(name), start, end, self.counts))
         if end is not None and len(data) > end - (start or 0):
             return data[start:end]  # a web server that knows no ranges sent the whole file
         return data

@@ -53,24 +53,26 @@ class DiskCache:
                 if cached is None:
                     counts.add(cache_misses=1)
                     data = fetch()
-                    self._store(path, data)
                     # The mapped file is memory that the machine can take back and that processes share.
-                    cached = _cached(path, digest, counts)
-                    return np.frombuffer(data, np.uint8) if cached is None else cached
+                    stored = self._store(path, data)
+                    return np.frombuffer(data, np.uint8) if stored is None else stored
         counts.add(cache_hits=1)
         return cached
 
-    def _store(self, path: Path, data: bytes) -> None:
+    def _store(self, path: Path, data: bytes) -> Bytes | None:
         partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL}")
         try:
             partial.write_bytes(data)
+            stored = mapped(partial)
             partial.rename(path)
             self._unswept += len(data)
             if self._unswept > self.limit // 16:
                 self._unswept = 0
                 self._sweep()
+            return stored
         except OSError as error:
             self._warn(error)
+            return None
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
