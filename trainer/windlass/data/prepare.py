@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +187,23 @@ def _make(
     executor: Executor | None,
 ) -> Manifest:
     """Write everything but the manifest, and return that."""
+    with ThreadPoolExecutor(1) as background:  # saving a large vocabulary takes seconds
+        saved = background.submit(_write_tokenizer, tokenizer, target.child("tokenizer"))
+        manifest = _write_data(inputs, tokenizer, target, workspace, progress, workers, executor)
+        saved.result()
+    return manifest
+
+
+def _write_data(
+    inputs: _Inputs,
+    tokenizer: Tokenizer,
+    target: Storage,
+    workspace: Workspace,
+    progress: Progress,
+    workers: int,
+    executor: Executor | None,
+) -> Manifest:
+    """Write shards and card, and return the manifest."""
     spec = inputs.spec
     units = cut(spec.sources, inputs.files)
     recipe = _recipe(spec, tokenizer, workspace)
@@ -199,7 +216,6 @@ def _make(
     if not any(split.tokens for split in splits.values()):
         uris = ", ".join(shown(source.uri) for source in spec.sources)
         raise WindlassError("DataNotFound", f"{uris}: no document can be used{left_out(counts.steps.items())}")
-    _write_tokenizer(tokenizer, target.child("tokenizer"))
     manifest = _manifest(inputs, recipe, tokenizer, target, splits, counts)
     _write_card(recipe, manifest, counts, selection, units, workspace, tokenizer, target)
     tokens = sum(split.tokens for split in splits.values())

@@ -8,7 +8,7 @@ from windlass.data.sources.files import LONGEST, SourceFile
 from windlass.data.sources.tables import row_groups
 from windlass.spec.job import Source
 
-SIZE = 32 << 20
+SIZE = 8 << 20
 """Bytes of a unit, about."""
 _MOST_FILES = 1024
 _ROWS = 10_000  # of a dataset
