@@ -1,5 +1,6 @@
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from windlass.models.decoder import Decoder, KeyValueCache, attention_mask
 from windlass.planning.compute import count_parameters
 from windlass.spec.presets import PRESETS, ModelConfig
-from windlass.tasks.pretrain import token_loss
+from windlass.tasks.pretrain import output_loss, token_loss
 
 SMALL = {"layers": 2, "hidden_size": 32, "intermediate_size": 48, "context_length": 16, "vocab_size": 61}
 GPT2 = PRESETS["gpt2-tiny"].config.model_copy(update=SMALL)
@@ -217,5 +218,15 @@ def test_a_compiled_decoder_is_the_same_function() -> None:
     for block in model.blocks:
         block.compile(backend="aot_eager")  # traces forward and backward, without a C++ compiler
     torch.testing.assert_close(model(tokens()), expected, rtol=0, atol=1e-6)
-    torch.autograd.backward(token_loss(model(tokens()), tokens(seed=1)))
+    compiled_loss = torch.compile(output_loss, backend="aot_eager")
+    loss = model(tokens(), head=partial(compiled_loss, labels=tokens(seed=1)))
+    torch.testing.assert_close(loss, token_loss(expected, tokens(seed=1)), rtol=0, atol=1e-4)
+    torch.autograd.backward(loss)
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_gets_what_the_logits_are_made_of(tied: bool) -> None:
+    model = decoder(LLAMA, tie_embeddings=tied)
+    loss = model(tokens(), head=partial(output_loss, labels=tokens(seed=1)))
+    assert torch.equal(loss, token_loss(model(tokens()), tokens(seed=1)))

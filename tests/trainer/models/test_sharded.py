@@ -1,5 +1,6 @@
 """The decoder under FSDP2, in two real processes."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
 from windlass.spec.presets import PRESETS
-from windlass.tasks.pretrain import token_loss
+from windlass.tasks.pretrain import output_loss, token_loss
 
 CONFIG = PRESETS["llama-tiny"].config.model_copy(
     update={"layers": 2, "hidden_size": 32, "intermediate_size": 48, "context_length": 12, "vocab_size": 13}
@@ -45,7 +46,7 @@ def rank(index: int, rendezvous: Path) -> None:
 
     model = sharded(torch.bfloat16)
     list(generate(model, [1, 2], 20, use_cache=True))  # the cache has the dtype that FSDP computes in
-    loss = token_loss(model(TOKENS), TOKENS)  # and training goes on after it
+    loss = model(TOKENS, head=partial(output_loss, labels=TOKENS))  # and training goes on after it
     torch.autograd.backward(loss)
     torch.testing.assert_close(loss, token_loss(alone(TOKENS), TOKENS), rtol=0.01, atol=0)
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -24,9 +24,10 @@ from windlass.planning.peaks import peak_flops
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import model_config
 from windlass.storage import Storage
+from windlass.tasks.pretrain import output_loss
 from windlass.training.commits import CommitLog
 from windlass.training.loop import Outcome, TrainingRun, train
-from windlass.training.measure import Measurement, Samples, Validation
+from windlass.training.measure import Loss, Measurement, Samples, Validation
 from windlass.training.optimizer import build_optimizer
 from windlass.training.parallel import parallelise, settle_buckets, unwrapped
 from windlass.training.ranks import Ranks, join_ranks, single_process
@@ -100,7 +101,8 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     if plan.strategy in {"FSDP", "HSDP"}:
         model.to_empty(device=ranks.device)
     micro_batch = plan.batching.micro_batch_size
-    settle_buckets(model, torch.zeros((micro_batch, plan.sequence_length), dtype=torch.long, device=ranks.device))
+    settle_buckets(model, ranks.device)
+    loss: Loss = torch.compile(output_loss) if spec.training.parallelism.compile else output_loss
 
     device_name = torch.cuda.get_device_name() if ranks.device.type == "cuda" else platform.processor()
     if ranks.first:
@@ -113,6 +115,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 ranks=ranks,
                 model=model,
                 initialise=partial(unwrapped(model).initialise, spec.training.seed),
+                loss=loss,
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
                 precision=plan.precision,
@@ -139,7 +142,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     "tokenizer": tokenizer.fingerprint,
                     **{f"model's {name}": value for name, value in config.model_dump(mode="json").items()},
                 },
-                measurements=_measurements(settings, ranks, tokenizer, validation),
+                measurements=_measurements(settings, ranks, tokenizer, validation, loss),
                 log=CommitLog(Storage(run.checkpoints_uri(job))),
                 recorder=recorder,
                 stop_requested=run.stop.exists,
@@ -154,7 +157,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
 
 
 def _measurements(
-    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, validation: list[tuple[Corpus, float]]
+    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, validation: list[tuple[Corpus, float]], loss: Loss
 ) -> list[Measurement]:
     evaluation, plan = settings.job.spec.evaluation, settings.plan
     return [
@@ -174,6 +177,7 @@ def _measurements(
             ranks=ranks,
             strategy=plan.strategy,
             precision=plan.precision,
+            loss=loss,
         ),
         Samples(
             prompts=evaluation.prompts,

@@ -6,6 +6,7 @@ decoder built on the meta device is whole after `to_empty` and `initialise`, or 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ INITIAL_STD = 0.02
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of each position's angles: float32 [length, head size / 2], or [batch, 1, length, head size / 2]."""
+Head = Callable[[Tensor, Tensor], Tensor]
+"""What is made of the last hidden states [batch, length, hidden] and the output weight [vocabulary, hidden]."""
 
 
 class KeyValueCache:
@@ -150,6 +153,7 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
+        head: Head = F.linear,
     ) -> Tensor:
         """Logits [batch, length, vocabulary] of the token after each of `tokens` [batch, length].
 
@@ -158,6 +162,7 @@ class Decoder(nn.Module):
                 stays within a document and positions start again at each, as if each had been a sequence of its own.
             cache: holds the tokens before these; gets these appended. Not together with `documents`.
             last_only: logits of the last position only, [batch, 1, vocabulary].
+            head: what to return in place of logits, such as their loss, which can be compiled together with them.
 
         Raises:
             ValueError: there are more tokens than `contextLength`.
@@ -184,8 +189,7 @@ class Decoder(nn.Module):
             cache.length += length
         x = self.norm(x[:, -1:] if last_only else x)
         # A tied output is not a module of its own: `to_empty` and safetensors would take it for a second tensor.
-        logits: Tensor = F.linear(x, self.token_embedding.weight) if self.config.tie_embeddings else self.output(x)
-        return logits
+        return head(x, self.token_embedding.weight if self.config.tie_embeddings else self.output.weight)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

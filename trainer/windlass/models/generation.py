@@ -106,14 +106,14 @@ class _Reader:
         self.model.eval()
         try:
             inputs = torch.tensor([unread], device=self.model.token_embedding.weight.device)
-            with _uncompiled():
+            with uncompiled():
                 logits: Tensor = self.model(inputs, cache=self.cache, last_only=True)[0, -1]
         finally:
             self.model.train(was_training)
         return logits
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """Run compiled blocks as they are written: each new length would compile them again."""
     if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and loading it takes a second
         return nullcontext()

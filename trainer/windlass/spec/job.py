@@ -170,8 +170,8 @@ class Source(RawData):
     document_separator: Annotated[str, Field(min_length=1)] | None = None
     """Splits text files into documents; default: one document per file."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """How often its training documents are in the corpus, relative to the source of the smallest weight, whose are there
-    once: 2.5 has each two or three times. Held-out documents are never repeated."""
+    """How often its training documents are in the corpus, relative to the source of the smallest weight, whose are
+    there once: 2.5 has each two or three times. Held-out documents are never repeated."""
     license: str | None = None
     """Under which it may be used; goes to the corpus's card."""
 
@@ -322,7 +322,7 @@ class Parallelism(SpecModel):
     activation_checkpointing: Literal["None", "Selective", "Full"] = "None"
     """Recompute activations in the backward pass: of every second block (Selective) or of every block (Full)."""
     compile: bool = False
-    """Compile the blocks with torch.compile."""
+    """Compile the blocks, and the output with its loss, by torch.compile."""
 
 
 class PreferenceLoss(SpecModel):

@@ -13,3 +13,12 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     that each token weighs the same. Labels of IGNORED do not count.
     """
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def output_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """`token_loss` of the logits hidden [batch, length, hidden] @ weight [vocabulary, hidden], transposed.
+
+    Compiled as one, it holds the logits and their gradient in the precision they are multiplied in: with a vocabulary
+    of 50,257, the float32 copies that it saves are most of a small model's memory.
+    """
+    return token_loss(F.linear(hidden, weight), labels)

@@ -16,12 +16,11 @@ from windlass.errors import WindlassError
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Checkpoints, JobSpec
 from windlass.storage import shown
-from windlass.tasks.pretrain import token_loss
 from windlass.training.checkpoint import Checkpointer, Saved
 from windlass.training.commits import Commit, CommitLog
 from windlass.training.hang import HangWatch
 from windlass.training.loss_scale import LossScale
-from windlass.training.measure import Measurement, count_labels, to_device
+from windlass.training.measure import Loss, Measurement, count_labels, to_device
 from windlass.training.optimizer import set_learning_rate
 from windlass.training.parallel import accumulate, autocast, clip_gradients
 from windlass.training.ranks import Ranks
@@ -42,6 +41,7 @@ class TrainingRun:
     model: nn.Module
     initialise: Callable[[], None]
     """Set the model's weights to those of a run that starts."""
+    loss: Loss
     optimizer: torch.optim.Optimizer
     strategy: Strategy
     precision: str
@@ -159,8 +159,9 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
 
             if step not in left_out:
                 with timer.part("forward_backward"):
-                    loss = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_tokens)
-                    norm = clip_gradients(run.model, training.optimizer.gradient_clip, scale.factor)
+                    summed = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_tokens)
+                    clipped = clip_gradients(run.model, training.optimizer.gradient_clip, scale.factor)
+                    loss, norm = torch.stack([summed, clipped]).tolist()  # a step waits for its GPU here alone
                 with timer.part("optimizer"):
                     finite = math.isfinite(norm)
                     if finite:
@@ -173,7 +174,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
             timer.step_done()
 
             if step not in left_out and (step % run.spec.logging.every_steps == 0 or step == run.total_steps):
-                [loss_sum] = ranks.sum(loss.item())
+                [loss_sum] = ranks.sum(loss)
                 seconds = timer.read()
                 record = {
                     "kind": "train",
@@ -213,7 +214,7 @@ def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: 
         inputs, labels, documents = to_device(batch, run.ranks.device)
         with accumulate(run.model, last=index == len(micro_batches) - 1):
             with autocast(run.strategy, run.precision, run.ranks.device):
-                loss = token_loss(run.model(inputs, documents=documents), labels)
+                loss = run.model(inputs, documents=documents, head=partial(run.loss, labels=labels))
             (loss * factor).backward()
         total += loss.detach()
     return total

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,13 +14,18 @@ from windlass.data.stream import IGNORED, Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.models.generation import generate
 from windlass.planning.choices import Strategy
-from windlass.tasks.pretrain import token_loss
 from windlass.training.parallel import autocast, unwrapped
 from windlass.training.ranks import Ranks
 from windlass.training.recorder import Record
 
 NO_TOKENS = Batch(np.zeros((1, 1), np.int64), np.full((1, 1), IGNORED, np.int64))
 """What a rank without a single window calls the model with."""
+
+
+class Loss(Protocol):
+    """Summed loss, in nats, of a batch: see `windlass.tasks.pretrain.output_loss`."""
+
+    def __call__(self, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor: ...
 
 
 class Measurement(Protocol):
@@ -43,6 +49,7 @@ class Validation:
     ranks: Ranks
     strategy: Strategy
     precision: str
+    loss: Loss
 
     def due(self, step: int) -> bool:
         return step > 0 and (step % self.every_steps == 0 or step == self.total_steps)
@@ -63,7 +70,7 @@ class Validation:
             spare = batch or spare
             inputs, labels, documents = to_device(spare, self.ranks.device)
             with autocast(self.strategy, self.precision, self.ranks.device):
-                batch_loss = token_loss(unwrapped(model)(inputs, documents=documents), labels)
+                batch_loss = unwrapped(model)(inputs, documents=documents, head=partial(self.loss, labels=labels))
             if batch is not None:
                 loss += batch_loss.item()
                 tokens += count_labels([batch])
@@ -106,9 +113,10 @@ class Samples:
 def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Inputs, labels and document numbers, each [batch, sequence]."""
 
-    def move(array: "torch.Tensor") -> torch.Tensor:
+    def move(array: torch.Tensor) -> torch.Tensor:
         if device.type == "cuda":
-            return array.pin_memory().to(device, non_blocking=True)
+            # Inputs and labels are views of one array; a copy of a view would not be asynchronous.
+            return array.contiguous().pin_memory().to(device, non_blocking=True)
         return array.to(device)
 
     documents = None if batch.documents is None else move(torch.from_numpy(batch.documents))

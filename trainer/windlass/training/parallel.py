@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from windlass.models.decoder import Decoder
+from windlass.models.generation import uncompiled
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Parallelism
 from windlass.training.ranks import Ranks
@@ -53,16 +54,17 @@ def _shard(model: Decoder, strategy: Strategy, precision: str, ranks: Ranks) -> 
     return model
 
 
-def settle_buckets(model: nn.Module, batch: torch.Tensor) -> None:
+def settle_buckets(model: nn.Module, device: torch.device) -> None:
     """Let DDP build its final gradient buckets before the first step.
 
     DDP orders its buckets anew after the first backward pass, and the order of additions in an all-reduce over three
     or more ranks follows the buckets. Without this, the first step after a resume would differ in its last bits.
-    `batch`: tokens [batch, sequence] of any content.
+    Two tokens are enough for that; without autocast, a micro-batch might not fit.
     """
     if not isinstance(model, DistributedDataParallel):
         return
-    model(batch).sum().mul(0).backward()
+    with uncompiled():
+        model(torch.zeros((1, 2), dtype=torch.long, device=device)).sum().mul(0).backward()
     model.zero_grad(set_to_none=True)
 
 
@@ -88,7 +90,7 @@ def autocast(strategy: Strategy, precision: str, device: torch.device) -> Abstra
     return torch.autocast(device.type, dtype=dtype)
 
 
-def clip_gradients(model: nn.Module, limit: float, scale: float) -> float:
+def clip_gradients(model: nn.Module, limit: float, scale: float) -> torch.Tensor:
     """Divide all gradients by `scale`, then clip them; returns their norm over all ranks' shards before clipping.
 
     `limit` is the largest norm (Pascanu et al. 2013); 0 means no clipping.
@@ -101,7 +103,7 @@ def clip_gradients(model: nn.Module, limit: float, scale: float) -> float:
     factor = torch.clamp(limit / (norm + 1e-6), max=1.0) if limit > 0 else torch.ones_like(norm)
     if scale != 1.0 or limit > 0:
         torch._foreach_mul_([local(gradient) for gradient in gradients], factor / scale)
-    return float(norm)
+    return norm
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ PARTS = ("data", "forward_backward", "optimizer", "checkpoint")
 class StepTimer:
     """Seconds of each part of a step, averaged over the steps since the last reading.
 
-    On a GPU, kernels run after the calls that launch them return. The loop waits for each step's gradient norm before
-    the optimizer, so forward_backward is true to within that step; the optimizer's kernels count in the next step.
+    On a GPU, kernels run after the calls that launch them return. The loop waits for each step's loss and gradient
+    norm before the optimizer, so forward_backward is true to within that step; the optimizer's kernels count in the
+    next step.
     """
 
     def __init__(self) -> None:
