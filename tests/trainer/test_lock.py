@@ -72,6 +72,21 @@ def test_a_lease_of_another_machine_that_is_not_renewed_expires(bucket: Storage)
     lease.release()
 
 
+def test_a_job_takes_over_what_an_earlier_pod_of_its_own_holds_and_nothing_of_another_jobs(
+    bucket: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.2)
+    monkeypatch.setenv(lock.JOB, "one")
+    earlier = claim_storage(bucket.uri)
+    claim_storage(bucket.uri).release()
+    earlier.release()
+    other = claim_storage(bucket.uri)
+    monkeypatch.setenv(lock.JOB, "two")
+    with pytest.raises(WindlassError, match=f"{socket.gethostname()}, job one"):
+        claim_storage(bucket.uri)
+    other.release()
+
+
 def test_only_ones_own_lease_is_deleted(bucket: Storage) -> None:
     lease = StorageLease(bucket, run="first")
     time.sleep(0.05)

@@ -25,11 +25,19 @@ LEASE = "lease.json"
 RENEW_SECONDS = 5.0
 EXPIRE_SECONDS = 20.0
 """A lease that was not renewed for this long is free."""
+JOB = "WINDLASS_JOB_UID"
+"""In a pod, the environment variable that has its job's UID."""
 
 
 def whereabouts(**fields: Any) -> dict[str, Any]:
-    """Who this process is, for the one that finds the lock taken."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), **fields}
+    """Who this process is, for the one that finds the lock taken.
+
+    In a pod that is its job as well: hosts' names and process ids come again in other pods, and of one job's heads
+    only the newest counts.
+    """
+    host, job = socket.gethostname(), os.environ.get(JOB)
+    place = {"host": host} if job is None else {"host": f"{host}, job {job}", "job": job}
+    return {**place, "pid": os.getpid(), "since": _now(), **fields}
 
 
 def lock_file(path: Path, what: str, **fields: Any) -> int:
@@ -74,8 +82,7 @@ class StorageLease:
     def __init__(self, storage: Storage, **fields: Any) -> None:
         """Take it. Raises StorageInUse with the holder's whereabouts while another process renews it.
 
-        One that is held in the name of the same `owner` is taken over at once: who uses that name sees to it that
-        its process before is gone.
+        One that an earlier pod of the same job holds is taken over at once: its attempt is over.
         """
         self._storage = storage
         self._record = {"id": uuid.uuid4().hex, **whereabouts(**fields)}
@@ -88,7 +95,7 @@ class StorageLease:
     def _take_over(self) -> None:
         """Take a lease whose holder is gone: a dead process of this machine, or one not heard of for long."""
         holder = self._holder()
-        succeeds = holder.get("owner") is not None and holder["owner"] == self._record.get("owner")
+        succeeds = holder.get("job") is not None and holder["job"] == self._record.get("job")
         if not (succeeds or _is_dead_here(holder)):
             deadline = time.monotonic() + EXPIRE_SECONDS
             while time.monotonic() < deadline:

@@ -206,6 +206,6 @@ def test_a_corpus_is_made_of_sources_with_options_and_a_file_of_settings(here: P
     assert wrong.exit_code == 2
     assert sorted(wrong.stderr.splitlines()) == [
         "--set data.prepare.clean.unicod=true: spec.data.prepare.clean.unicod: unknown field; did you mean unicode?",
-        "spec.data.prepare.sources[0].format: must be one of Auto, Text, Code, JsonLines, Parquet, Csv, Tsv, Html, Warc, "
-        "got 'Jsonl'; did you mean JsonLines?",
+        "spec.data.prepare.sources[0].format: must be one of Auto, Text, Code, JsonLines, Parquet, Csv, Tsv, Html, "
+        "Warc, got 'Jsonl'; did you mean JsonLines?",
     ]

@@ -53,24 +53,34 @@ def drive(job: LLMTrainingJob, run: RunFolder, places: Callable[[], Places], res
     start = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: run.stop.touch())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the process that started this one
-    try:
-        with closing(places()) as found:
+    with closing(places()) as found:
+        try:
             try:
                 _run(job, run, found, restarts)
             except Stopped:
                 logger.info("Stopped while nothing trained")
             code = _end(job, run, start)
-            found.keep(run)
-            return code
-    except Exception as error:
-        logger.exception("The run failed")
-        failure = as_windlass_error(error)
+            if code == DONE:
+                found.keep(run)
+                return DONE
+        except Exception as error:
+            logger.exception("The run failed")
+            code = _fail(job, run, start, as_windlass_error(error))
         try:
-            run.enter("Failed", f"{failure.reason}: {failure}", reason=failure.reason)
-            write_result(run, job, "Failed", time.monotonic() - start, failure)
-        except OSError:  # a full disk is why it failed, and holds no result either
-            logger.exception("The result could not be written")
-        return failure.exit_code
+            found.keep(run)
+        except WindlassError as error:  # the checkpoints are what counts
+            logger.warning("What the run leaves is not kept: %s", error)
+        return code
+
+
+def _fail(job: LLMTrainingJob, run: RunFolder, start: float, failure: WindlassError) -> int:
+    """Write why a run failed; returns the exit code."""
+    try:
+        run.enter("Failed", f"{failure.reason}: {failure}", reason=failure.reason)
+        write_result(run, job, "Failed", time.monotonic() - start, failure)
+    except OSError:  # a full disk is why it failed, and holds no result either
+        logger.exception("The result could not be written")
+    return failure.exit_code
 
 
 def _end(job: LLMTrainingJob, run: RunFolder, start: float) -> int:
@@ -94,7 +104,7 @@ def _run(job: LLMTrainingJob, run: RunFolder, places: Places, restarts: int) -> 
         if run.stop.exists():
             raise Stopped
 
-    claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path), **places.owner)
+    claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path))
     try:
         run.enter("Preparing")
         from windlass.engine.preparation import prepare_data

@@ -33,7 +33,7 @@ def as_windlass_error(error: BaseException) -> WindlassError:
         return WindlassError("OutOfMemory", f"{last_line} Lower training.microBatchSize.")
     if isinstance(error, OSError) and error.errno == 28:
         return WindlassError("StorageFull", f"{error}. Free space and run again.")
-    if kind.startswith("Ray") or kind.endswith("DiedError") or "worker health check" in text.lower():
+    if kind.startswith(("Ray", "WorkerGroup")) or kind.endswith("DiedError") or "worker health check" in text.lower():
         return WindlassError("RankFailed", f"A rank died: {_exit_detail(text)}")
     if isinstance(error, (RuntimeError, ConnectionError)) and any(word in text for word in _CONSEQUENCES):
         return WindlassError("RankFailed", f"A rank lost its connection to another one: {last_line[:300]}")
@@ -52,7 +52,10 @@ def _cause(error: BaseException) -> WindlassError | None:
 
 
 def _exit_detail(text: str) -> str:
+    """What Ray says of it, without its guesses."""
+    if "connection error code 2" in text:
+        return "its process is gone, as when it is killed."
     for line in text.splitlines():
         if "exit detail" in line.lower():
-            return line.split("Worker exit type:")[-1].strip()[:300]
+            return line.split("Worker exit detail:")[-1].split(" Some common causes")[0].strip()[:300]
     return text.splitlines()[-1][:300]

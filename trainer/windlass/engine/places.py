@@ -11,9 +11,6 @@ from windlass.engine.run_folder import RunFolder
 class Places(Protocol):
     """This machine, or the pods of a job; made before data are prepared, so that they start meanwhile."""
 
-    owner: dict[str, str]
-    """Who claims the job's storage: see `windlass.lock.claim_storage`."""
-
     def check(self) -> None:
         """Raise ConfigInvalid where the job cannot run there."""
 
@@ -37,7 +34,6 @@ class OneMachine:
     """All ranks on this machine: one in this process, or several under a Ray of their own."""
 
     def __init__(self, ranks: int) -> None:
-        self.owner: dict[str, str] = {}
         self._ranks = ranks
         self._ray = RayLocal(ranks, threads_of_rank(ranks)) if ranks > 1 else None
 

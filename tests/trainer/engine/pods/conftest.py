@@ -126,7 +126,7 @@ class Pods:
         with contextlib.suppress(OSError):
             report: dict[str, Any] = json.loads(self.ask("/progress"))
             return report
-        return {"phase": None, "progress": None, "failures": []}
+        return {"attempt": 0, "phase": "", "restarts": 0, "failures": [], "progress": None}
 
     def step(self) -> int:
         return int((self.progress()["progress"] or {"step": 0})["step"])

@@ -25,6 +25,7 @@ def test_a_job_trains_to_its_end_with_the_losses_of_windlass_run(
     assert curve(job.run.path) == alone.curve()
 
 
+@pytest.mark.timeout(900)  # seconds; a machine that is busy with other things
 def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undisturbed_run(
     pods: Callable[..., Any], ranks: Callable[..., Any], curve: Callable[[Path], Any]
 ) -> None:

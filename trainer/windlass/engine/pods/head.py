@@ -52,14 +52,14 @@ async def supervise(pod: Pod) -> int:
         code = await _watch(pod, head, ray, driver, stopping)
         if code in (DONE, BAD_INPUT, FAILED, INTERRUPTED) or stopping.is_set():
             break
-        what = "Ray" if ray.ended.done() else "the driver"
+        what = "Ray" if ray.ended.done() else "The driver"
         if head.view.update().restarts >= budget:
             pod.run.enter(
-                "Failed", f"RestartsExhausted: {what} died in the head, {_death(code)}", reason="RestartsExhausted"
+                "Failed", f"RestartsExhausted: {what} in the head died {_death(code)}", reason="RestartsExhausted"
             )
             code = FAILED
             break
-        pod.run.enter("Recovering", f"HeadLost: {what} died in the head, {_death(code)}", reason="HeadLost")
+        pod.run.enter("Recovering", f"HeadLost: {what} in the head died {_death(code)}", reason="HeadLost")
         if ray.ended.done():
             head.ray, head.ray_started = None, head.ray_started + 1
             await children.kill_all()

@@ -74,11 +74,12 @@ class RunView:
         return found
 
     def _failure(self, event: Record, death: Record) -> Failure:
+        reason = "Hang" if death.get("hang") else event["reason"]
         return Failure(
             time=event["time"],
             attempt=self._attempt,
-            kind="Infrastructure" if REASONS[event["reason"]].kind == "Infrastructure" else "User",
-            reason=event["reason"],
+            kind="Infrastructure" if REASONS[reason].kind == "Infrastructure" else "User",
+            reason=reason,
             message=event["message"].removeprefix(f"{event['reason']}: "),
             pod=death.get("pod"),
             node=death.get("node"),

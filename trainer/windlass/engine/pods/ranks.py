@@ -55,8 +55,9 @@ class RanksHere:
     def _death(self, path: Path) -> Record:
         fit, record = path.parent.parent, read_json(path)
         lines = list(self._last.get(fit / "logs" / f"rank-{path.stem}.log", []))
-        code = 1 if record.get("raised") else _exit_code(lines)
-        return {"fit": fit.name, "rank": int(path.stem), "exitCode": code, "lastLogLines": lines}
+        hang = any(line.startswith("Timeout (") for line in lines)  # its hang watch
+        code = 1 if hang or record.get("raised") else _exit_code(lines)
+        return {"fit": fit.name, "rank": int(path.stem), "exitCode": code, "hang": hang, "lastLogLines": lines}
 
     def metrics_addresses(self) -> list[str]:
         """Where living ranks serve their metrics."""
@@ -67,8 +68,6 @@ class RanksHere:
 def _exit_code(lines: list[str]) -> int:
     """What a rank that is no child of ours died of, by its last words; one without any was killed."""
     for line in reversed(lines):
-        if line.startswith("Timeout ("):  # its hang watch
-            return 1
         if fatal := _FATAL.search(line):
             return _SIGNALS.get(fatal[1], -6)
     return -9

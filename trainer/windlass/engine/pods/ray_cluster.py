@@ -21,7 +21,10 @@ from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
 from windlass.errors import WindlassError
 from windlass.planning.batching import batching
+from windlass.spec.checks import check, unsupported
 from windlass.spec.job import LLMTrainingJob
+from windlass.spec.problems import InvalidJob
+from windlass.storage import PATIENCE
 
 POLL_SECONDS = 0.1
 WATCH_SECONDS = 1.0
@@ -30,6 +33,8 @@ PATIENCE_SECONDS = 10.0
 """How long a job that may be smaller waits for more workers before it starts with those that are there."""
 SETTLED_SECONDS = 5.0
 """How long more workers have to be there before the ranks are stopped to go on with them."""
+STOPPED_PATIENCE = 10.0
+"""Seconds that the storage may be away when a run that has not succeeded leaves its files there."""
 LAST_WORD_SECONDS = 10.0
 """How long the last metrics of ranks that have ended may take to the head."""
 
@@ -38,7 +43,6 @@ class RayCluster:
     """The worker pods; `windlass.engine.places.Places`. It connects in the background while data are prepared."""
 
     def __init__(self, job: LLMTrainingJob, run: RunFolder, pod: Pod, attempt: int) -> None:
-        self.owner = {"owner": pod.uid, "host": f"{pod.namespace}/{pod.name}"}
         self._job = job
         self._run = run
         self._pod = pod
@@ -63,7 +67,9 @@ class RayCluster:
         )
 
     def check(self) -> None:
-        """Take over what earlier attempts have left, so that progress is told from the start."""
+        """Hold the job to what a cluster needs; take over what earlier attempts have left."""
+        if problems := check(self._job, cluster=True) + unsupported(self._job):
+            raise InvalidJob(problems)
         fetch_history(self._run, self._job)
 
     def gather(self) -> int:
@@ -114,10 +120,11 @@ class RayCluster:
         """The gathered workers as one machine: the smallest of them, times their number."""
         machines = [Machine(**worker["machine"]) for worker in self._workers]
         smallest = min(machines, key=lambda machine: machine.memory)
+        threads = min(machine.threads or 1 for machine in machines)
         count = len(machines)
         if smallest.device == "cuda":
-            return replace(smallest, devices=smallest.devices * count)
-        return replace(smallest, memory=smallest.memory * count)
+            return replace(smallest, threads=threads, devices=smallest.devices * count)
+        return replace(smallest, threads=threads, memory=smallest.memory * count)
 
     def fit(self, settings: RankSettings) -> bool:
         number = 1 + sum(event["kind"] == "fit" for event in read_lines(self._run.events))
@@ -170,9 +177,11 @@ class RayCluster:
         raise WindlassError("RankFailed", "The ranks have ended, and their last metrics did not arrive.")
 
     def keep(self, run: RunFolder) -> None:
+        succeeded = (read_json(run.result) or {}).get("status") == "Succeeded"
+        patience = PATIENCE if succeeded else STOPPED_PATIENCE
         if self._keeping.ident:
-            self._keeping.join()
-        keep_run(run, self._job)
+            self._keeping.join(patience)
+        keep_run(run, self._job, patience)
 
     def close(self) -> None:
         """Ray itself ends with the head's supervisor."""

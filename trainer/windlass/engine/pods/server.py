@@ -37,7 +37,6 @@ class Head:
     """Ray's address, once it listens."""
     ray_started: int = 0
     """How often Ray has been started in this pod; workers join each one anew."""
-    healthy: bool = True
     done: bool = False
     """The job is over, and workers may go."""
     workers: dict[int, Record] = field(default_factory=dict)
@@ -103,7 +102,7 @@ def application(head: Head) -> web.Application:
         return web.Response(status=401, text="This needs the job's token.\n", headers={"WWW-Authenticate": "Bearer"})
 
     async def health(request: web.Request) -> web.Response:
-        return web.Response(status=200 if head.healthy else 503)
+        return web.Response()  # the loop that answers is the one that supervises
 
     async def ready(request: web.Request) -> web.Response:
         return web.Response(status=200 if head.ray else 503)

@@ -5,7 +5,7 @@ import json
 
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.spec.job import LLMTrainingJob
-from windlass.storage import Storage, shown
+from windlass.storage import PATIENCE, Storage, shown
 
 _FILES = (
     *("job.yaml", "plan.json", "environment.json", "baseline.json", "events.jsonl", "metrics.jsonl"),
@@ -14,9 +14,9 @@ _FILES = (
 _FOLDERS = ("tokenizer", "export", "tensorboard")
 
 
-def keep_run(run: RunFolder, job: LLMTrainingJob) -> None:
-    """Copy the run's files to the checkpoints' URI, as far as they are there yet."""
-    storage = Storage(run.checkpoints_uri(job))
+def keep_run(run: RunFolder, job: LLMTrainingJob, patience: float = PATIENCE) -> None:
+    """Copy the run's files to the checkpoints' URI, as far as they are there yet; `patience` as of `Storage`."""
+    storage = Storage(run.checkpoints_uri(job), patience)
     paths = [run.path / name for name in _FILES]
     paths += [path for folder in _FOLDERS for path in sorted((run.path / folder).rglob("*")) if path.is_file()]
     for path in paths:

@@ -65,5 +65,5 @@ def _fitted(message: dict[str, Any]) -> bytes:
         elif failures:
             del failures[0]
         else:
-            message["message"] = (message["message"] or "")[: MOST_BYTES // 4]
+            message["message"] = message["message"][: len(message["message"]) // 2]
     return text

@@ -32,6 +32,8 @@ RETRY_SECONDS = 0.2
 """Between two tries to reach a head that is not there."""
 GRACE_SECONDS = 110.0
 """How long the ranks may take to save after SIGTERM; the pod has 120."""
+FAREWELL_SECONDS = 5.0
+"""How long Ray may take to end by itself after that."""
 
 
 class Worker:
@@ -48,6 +50,7 @@ class Worker:
         self.ranks = RanksHere(pod.run)
         self.answer: Record | None = None
         """The head's last one."""
+        self.ray: Child | None = None
         self.joined = False
         """Whether Ray here has joined the head's."""
         self.leaving: float | None = None
@@ -65,6 +68,9 @@ class Worker:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
+        if self.leaving and self.ray:
+            self.ray.signal(signal.SIGTERM)  # it tells the others, who would otherwise miss it only after seconds
+            await asyncio.wait([self.ray.ended], timeout=FAREWELL_SECONDS)
         await self.children.kill_all()
         self.ranks.print_logs()
         for task in done:
@@ -126,7 +132,7 @@ class Worker:
             log.unlink(missing_ok=True)
             command = ray_node.command("worker", str(self.cpus), str(self.gpus))
             settings = ray_node.environment() | self.environment
-            ray = self.children.start("ray", *command, environment=settings, log=log)
+            ray = self.ray = self.children.start("ray", *command, environment=settings, log=log)
             while (cluster := self._cluster()) is None:
                 await asyncio.sleep(POLL_SECONDS)
             ray.tell(cluster[0])

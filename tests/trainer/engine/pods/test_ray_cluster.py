@@ -1,0 +1,87 @@
+"""How many workers a job goes on with."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windlass.engine.failures import Stopped
+from windlass.engine.pods import ray_cluster
+from windlass.engine.pods.ray_cluster import RayCluster
+from windlass.engine.run_folder import RunFolder
+from windlass.spec.job import LLMTrainingJob
+
+
+class Joined(RayCluster):
+    """A cluster whose workers are the test's."""
+
+    def __init__(self, job: LLMTrainingJob, run: RunFolder) -> None:
+        self._job, self._run, self.count = job, run, 0
+
+    def _joined(self) -> list[dict[str, Any]]:
+        machine = {"device": "cpu", "devices": 1, "device_name": "cpu", "memory": 8 << 30, "threads": 2}
+        return [{"index": index, "machine": machine} for index in range(self.count)]
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Joined]:
+    monkeypatch.setattr(ray_cluster, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(ray_cluster, "SETTLED_SECONDS", 0.1)
+    monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.02)
+    return lambda *overrides: Joined(tiny_job(*overrides), RunFolder(tmp_path))
+
+
+def test_all_workers_are_waited_for_and_a_stop_ends_the_wait(cluster: Callable[..., Joined]) -> None:
+    places = cluster("workers.replicas=3")
+    places.count = 2
+    places._run.stop.touch()
+    with pytest.raises(Stopped):
+        places.gather()
+    places._run.stop.unlink()
+    places.count = 3
+    assert places.gather() == 3
+    assert places.machine().memory == 24 << 30
+    assert places.machine().threads == 2
+
+
+@pytest.mark.parametrize(("joined", "ranks"), [(6, 6), (5, 4), (4, 4), (3, 3)])
+def test_a_job_with_min_replicas_goes_on_with_the_most_that_share_a_batch_evenly(
+    cluster: Callable[..., Joined], joined: int, ranks: int
+) -> None:
+    places = cluster("workers.replicas=6", "workers.minReplicas=3")  # globalBatchSize 12
+    places.count = joined
+    assert places.gather() == ranks
+
+
+def test_gpus_count_as_ranks(cluster: Callable[..., Joined]) -> None:
+    places = cluster("workers.replicas=2", "workers.gpusPerWorker=3")
+    places.count = 2
+    assert places.gather() == 6
+
+
+def test_ranks_are_asked_to_save_once_more_workers_have_stayed_for_a_while(cluster: Callable[..., Joined]) -> None:
+    places = cluster("workers.replicas=4", "workers.minReplicas=2")
+    places.count = 2
+    assert places.gather() == 2
+    training: Future[None] = Future()
+    places.count = 3
+
+    def end_when_asked() -> None:
+        deadline = time.monotonic() + 20
+        while not places._run.pause.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        training.set_result(None)
+
+    import threading
+
+    waiter = threading.Thread(target=end_when_asked)
+    waiter.start()
+    places._watch_for_more(training)
+    waiter.join()
+    assert places.gather() == 3

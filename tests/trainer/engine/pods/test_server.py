@@ -1,0 +1,129 @@
+"""Workers and their head, over real HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from windlass.engine.pods.client import HeadClient, Unreachable
+from windlass.engine.pods.mirror import Mirror
+from windlass.engine.pods.progress import RunView
+from windlass.engine.pods.server import Head, application
+from windlass.engine.run_folder import RunFolder, read_json, read_lines
+from windlass.spec.job import LLMTrainingJob
+
+BEAT = {"pod": "tiny-worker-0", "node": "node1", "ip": "10.0.0.1", "machine": {}, "joined": True, "leaving": False}
+
+
+@pytest.fixture
+def head(tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob]) -> Head:
+    run = RunFolder(tmp_path / "head")
+    run.path.mkdir()
+    return Head(run=run, view=RunView(run, tiny_job(), attempt=1), attempt=1, token="right")
+
+
+@asynccontextmanager
+async def served(head: Head, token: str = "right") -> AsyncIterator[HeadClient]:
+    async with TestServer(application(head)) as server, HeadClient(str(server.make_url("")), token) as client:
+        yield client
+
+
+def beat(knows: Any = None, **changes: Any) -> dict[str, Any]:
+    return {**BEAT, "deaths": [], "knows": knows, **changes}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 503),
+        ("GET", "/metrics", 200),
+        ("GET", "/progress", 401),
+        ("POST", "/workers/0", 401),
+        ("PUT", "/run/metrics.jsonl?fit=1-1", 401),
+        ("POST", "/run/events?fit=1-1&offset=0", 401),
+        ("GET", "/nothing", 401),
+    ],
+)
+def test_without_the_token_only_health_and_metrics_answer(head: Head, method: str, path: str, status: int) -> None:
+    async def story() -> None:
+        async with TestServer(application(head)) as server, aiohttp.ClientSession() as session:
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "right"}):
+                async with session.request(method, server.make_url(path), headers=headers) as response:
+                    assert response.status == status
+
+    asyncio.run(story())
+
+
+def test_a_heartbeat_is_answered_when_there_is_something_new(head: Head) -> None:
+    async def story() -> None:
+        async with served(head) as client:
+            known = await client.beat(0, beat())
+            assert (known["attempt"], known["ray"], known["done"], known["stop"]) == (1, None, False, False)
+            waiting = asyncio.create_task(client.beat(0, beat(known)))
+            head.ray = "10.0.0.9:6379"
+            assert (await waiting)["ray"] == "10.0.0.9:6379"
+            head.run.stop.touch()
+            assert (await client.beat(0, beat(known)))["stop"]
+        assert read_json(head.run.workers)[0].items() >= {"index": 0, "ip": "10.0.0.1"}.items()
+
+    asyncio.run(story())
+
+
+def test_a_wrong_token_and_a_head_that_is_gone_are_unreachable(head: Head) -> None:
+    async def story() -> None:
+        async with served(head, token="wrong") as client:
+            with pytest.raises(Unreachable, match="401"):
+                await client.beat(0, beat())
+        async with HeadClient("http://127.0.0.1:9", "right") as client:
+            with pytest.raises(Unreachable, match=r"127\.0\.0\.1"):
+                await client.beat(0, beat())
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_leaves_is_no_place_any_more_and_its_ranks_are_asked_to_save(head: Head) -> None:
+    async def story() -> None:
+        async with served(head) as client:
+            await client.beat(1, beat())
+            await client.beat(1, beat(leaving=True))
+            assert not head.run.pause.exists(), "nothing trains"
+            head.run.tell("fit", "", fit="1-1", workers=[1])
+            await client.beat(1, beat())
+            assert (await client.beat(1, beat(leaving=True)))["stop"]
+        assert read_json(head.run.workers) == []
+
+    asyncio.run(story())
+
+
+def test_metrics_and_events_come_whole_and_once_whatever_is_lost_between(head: Head, tmp_path: Path) -> None:
+    worker = RunFolder(tmp_path / "worker" / "fits" / "1-1")
+    worker.path.mkdir(parents=True)
+    worker.metrics.write_bytes(b'{"kind": "train", "step": 1, "step_seconds": {"total": 1}}\n')
+    worker.enter("Running")
+    head.run.tell("fit", "", fit="1-1", workers=[0])
+
+    async def story() -> None:
+        async with served(head) as client:
+            mirror = Mirror(worker.path, client)
+            assert await mirror.send()
+            with open(worker.metrics, "ab") as file:
+                file.write(b'{"kind": "train", "step": 2, "step_seconds": {"total": 1}}\n')
+            assert await mirror.send()
+            assert await mirror.send()
+            again = Mirror(worker.path, client)  # as when answers were lost
+            assert await again.send()
+            assert head.run.metrics.read_bytes() == worker.metrics.read_bytes()
+            assert [event["kind"] for event in read_lines(head.run.events)] == ["fit", "phase"]
+
+            head.run.enter("Recovering")
+            worker.tell("info", "an old rank that does not know that it has been replaced")
+            assert not await mirror.send()
+        assert [event["kind"] for event in read_lines(head.run.events)] == ["fit", "phase", "phase"]
+
+    asyncio.run(story())
