@@ -239,7 +239,7 @@ def prepare_data(
             raise typer.BadParameter("say where the corpus goes: --out URI; or give one job file", param_hint="--out")
         prepare_job(load(Path(sources[0]), overrides), runs, workers)
         return
-    values = {
+    values: dict[str, object] = {
         "format": format,
         "textField": text_field,
         "validationFraction": validation_fraction,
