@@ -65,8 +65,8 @@ def lines_until(process: subprocess.Popen[str], words: str) -> list[str]:
 def test_a_run_tells_its_story_in_plain_lines(finished: subprocess.CompletedProcess[str]) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     story = [
-        r"  Model +gpt2-nano, [\d,]+ parameters",
         r"Bigram baseline: validation loss [\d.]+",
+        r"  Model +gpt2-nano, [\d,]+ parameters",
         r"step 0  the model continues 'Speak':",
         r"step 10  validation loss [\d.]+",
         r"step 20  validation loss [\d.]+",

@@ -219,7 +219,8 @@ def _write_data(
     manifest = _manifest(inputs, recipe, tokenizer, target, splits, counts)
     _write_card(recipe, manifest, counts, selection, units, workspace, tokenizer, target)
     tokens = sum(split.tokens for split in splits.values())
-    progress(f"prepared {counts.documents:,} documents, {tokens:,} tokens{left_out(counts.steps.items())}")
+    documents = f"{counts.documents:,} document{'s' * (counts.documents != 1)}"
+    progress(f"prepared {documents}, {tokens:,} tokens{left_out(counts.steps.items())}")
     return manifest
 
 

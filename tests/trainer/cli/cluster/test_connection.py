@@ -73,14 +73,18 @@ def test_a_cluster_without_windlass_is_told_from_one_without_the_job(here: Path)
     assert caught.value.reason == "ClusterUnavailable"
 
 
-def test_a_job_that_is_not_there_gets_the_near_name_and_the_other_namespace(windlass: Windlass, jobs: Jobs) -> None:
+def test_a_job_that_is_not_there_gets_the_near_name_and_the_other_namespace(
+    windlass: Windlass, jobs: Jobs, here: Path
+) -> None:
     other = jobs.server.namespace()
+    job = here / "job.yaml"  # of a name that no other test's has, in all namespaces
+    job.write_text(job.read_text().replace("name: plays", "name: tragedies"))
     windlass("submit", "job.yaml", "--no-watch")
-    assert windlass("status", "play").stderr == (
-        f"Error: JobNotFound: no job 'play' in namespace {jobs.namespace}; did you mean plays?\n"
+    assert windlass("status", "tragedy").stderr == (
+        f"Error: JobNotFound: no job 'tragedy' in namespace {jobs.namespace}; did you mean tragedies?\n"
     )
-    assert windlass("cancel", "plays", "-n", other).stderr == (
-        f"Error: JobNotFound: no job 'plays' in namespace {other}; there is one with --namespace {jobs.namespace}\n"
+    assert windlass("cancel", "tragedies", "-n", other).stderr == (
+        f"Error: JobNotFound: no job 'tragedies' in namespace {other}; there is one with --namespace {jobs.namespace}\n"
     )
     assert "no namespace 'nowhere'" in windlass("submit", "job.yaml", "-n", "nowhere").stderr
 
