@@ -1,6 +1,9 @@
 """A tiny job that trains in a second, and ranks started as plain processes, which tests can kill."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +21,9 @@ from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.engine.train_function import train_alone, train_among
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import load_job_text
+
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bits, which GPUs do not promise; test_gpu.py takes them back
 
 TINY_JOB = """
 apiVersion: windlass.dev/v1alpha1
@@ -65,6 +71,25 @@ def tiny_job(texts: Path) -> Callable[..., LLMTrainingJob]:
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models gain nothing from a second thread, and wait for it where cores are busy."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def gpu_environment() -> dict[str, str]:
+    """The environment of processes that may use GPUs; skips the test where there is none."""
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment |= {} if GPUS is None else {"CUDA_VISIBLE_DEVICES": GPUS}
+    asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
+    if subprocess.run(asked, env=environment, check=False).returncode:
+        pytest.skip("there is no CUDA GPU")
+    return environment
+
+
+@pytest.fixture
+def gpu(gpu_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts see the GPUs, which this process does not."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if "CUDA_VISIBLE_DEVICES" in gpu_environment:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu_environment["CUDA_VISIBLE_DEVICES"])
 
 
 @pytest.fixture(scope="session")
