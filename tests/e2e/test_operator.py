@@ -84,9 +84,7 @@ def test_the_run_and_its_exported_model_are_in_the_bucket(
     assert finished["result"]["uri"].startswith(uri)
     for name in ("job.yaml", "result.json", "report.html", "metrics.jsonl", "export/model.safetensors"):
         assert cluster.store.exists(f"{uri}/{name}"), name
-    text = run(
-        *(sys.executable, "-m", "windlass", "generate", uri, "--prompt", "First Citizen:", "--max-new-tokens", "20")
-    )
+    text = run(*(sys.executable, "-m", "windlass", "generate", uri, "--prompt", "First Citizen:", "--max-tokens", "20"))
     assert len(text) > len("First Citizen:")
 
 

@@ -24,8 +24,8 @@ INTERRUPTION = 2.0
 """Seconds without a step that are no pause of a busy machine."""
 KILL_A_RANK = """
 import psutil
-ranks = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-ranks[0].kill()
+[rank] = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"]).startswith("ray::RayTrainWorker")]
+rank.kill()
 """
 
 

@@ -104,6 +104,7 @@ MISTAKES = [
     (["lifecycle.restarts.maxBackoffSeconds=5"], "spec.lifecycle.restarts.maxBackoffSeconds", "raise it"),
     (["lifecycle.activeDeadlineSeconds=0"], "spec.lifecycle.activeDeadlineSeconds", ""),
     (["metadata.name=Shakespeare"], "metadata.name", ""),
+    (["metadata.name=3b-base"], "metadata.name", ""),
     ([f"metadata.name={'a' * 53}"], "metadata.name", ""),
     # Those that only a cluster has.
     (

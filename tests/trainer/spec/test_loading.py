@@ -74,8 +74,8 @@ spec:
         "job.yaml:1: apiVersion: must be windlass.dev/v1alpha1, got 'windlass.dev/v1'; "
         "did you mean windlass.dev/v1alpha1?",
         "job.yaml:2: kind: must be LLMTrainingJob, got 'LLMTrainingjob'; did you mean LLMTrainingJob?",
-        "job.yaml:3: metadata.name: must be text that matches ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ (Name of the job and of "
-        "its run folder: lower-case letters, digits and dashes, at most 52 characters), got 'Plays_1'",
+        "job.yaml:3: metadata.name: must be text that matches ^[a-z]([-a-z0-9]*[a-z0-9])?$ (Name of the job and of "
+        "its run folder: a lower-case letter, then such, digits and dashes, at most 52), got 'Plays_1'",
         "job.yaml:5: spec.maxSteps: unknown field; did you mean spec.training.maxSteps?",
         "job.yaml:7: spec.model.preset: no preset 'gpt2-smal'",
         "job.yaml:8: spec.model.config.layers: must be a whole number, got 6.0; write 6",
@@ -166,8 +166,8 @@ def test_missing_fields_say_what_they_are() -> None:
     )
     assert lines == [
         "job.yaml:1: kind: missing; write kind: LLMTrainingJob",
-        "job.yaml:2: metadata.name: missing; what it is: Name of the job and of its run folder: lower-case letters, "
-        "digits and dashes, at most 52 characters.",
+        "job.yaml:2: metadata.name: missing; what it is: Name of the job and of its run folder: a lower-case letter, "
+        "then such, digits and dashes, at most 52.",
         "job.yaml:3: spec.data: missing; what it is: What it learns from.",
     ]
 

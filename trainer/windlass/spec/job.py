@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 API_VERSION: Final = "windlass.dev/v1alpha1"
 KIND: Final = "LLMTrainingJob"
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # that of a Service
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -50,7 +50,7 @@ class ObjectMeta(SpecModel):
     """The resource's name and labels."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=52)]
-    """Name of the job and of its run folder: lower-case letters, digits and dashes, at most 52 characters."""
+    """Name of the job and of its run folder: a lower-case letter, then such, digits and dashes, at most 52."""
     namespace: str | None = None
     """Kubernetes namespace; unused on one machine."""
     labels: dict[str, str] = {}
