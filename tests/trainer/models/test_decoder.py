@@ -8,12 +8,26 @@ import torch
 
 from windlass.models.decoder import Decoder, KeyValueCache, attention_mask
 from windlass.planning.compute import count_parameters
+from windlass.spec.job import RopeScaling
 from windlass.spec.presets import PRESETS, ModelConfig
 from windlass.tasks.pretrain import output_loss, token_loss
 
 SMALL = {"layers": 2, "hidden_size": 32, "intermediate_size": 48, "context_length": 16, "vocab_size": 61}
 GPT2 = PRESETS["gpt2-tiny"].config.model_copy(update=SMALL)
 LLAMA = PRESETS["llama-tiny"].config.model_copy(update=SMALL)
+YARN = RopeScaling(type="YaRN", factor=2.0, original_context_length=8)
+VARIANTS = {
+    "parallel": GPT2.model_copy(update={"parallel_block": True, "tie_embeddings": False, "output_bias": True}),
+    "gated-gelu": LLAMA.model_copy(update={"activation": "GeGLU", "scale_embeddings": True}),
+    "head-size": LLAMA.model_copy(update={"head_size": 6, "rotary_fraction": 0.7}),
+    "qk-norm": LLAMA.model_copy(update={"qk_norm": True, "rope_scaling": YARN}),
+    "capped": LLAMA.model_copy(
+        update={"post_norms": True, "attention_softcap": 0.5, "logit_softcap": 2.0, "attention_scalar": 3.0}
+    ),
+    "local-and-global": LLAMA.model_copy(
+        update={"sliding_window": 4, "global_attention_every": 2, "local_rope_theta": 50.0, "head_size": 10}
+    ),
+}
 
 
 def decoder(config: ModelConfig, seed: int = 1, **changes: Any) -> Decoder:
@@ -130,6 +144,69 @@ def test_every_kind_of_decoder_runs_forward_and_backward(
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
     assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(config)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_trains_and_is_counted(name: str) -> None:
+    model = decoder(VARIANTS[name], dropout=0.1)
+    documents = torch.tensor([[0] * 7 + [1] * 9]).expand(2, -1)
+    torch.autograd.backward(token_loss(model(tokens(), documents=documents), tokens(seed=1)))
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+    assert list(model.buffers()) == []
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_cache_read_in_pieces_gives_every_variants_logits(name: str) -> None:
+    model, batch = decoder(VARIANTS[name]).eval(), tokens()
+    cache = KeyValueCache(16)
+    pieces = [model(batch[:, start:end], cache=cache) for start, end in [(0, 5), (5, 6), (6, 12), (12, 16)]]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), model(batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_position_of_any_variant_sees_what_follows_it_or_another_document(name: str) -> None:
+    model, batch = decoder(VARIANTS[name]).eval(), tokens()
+    changed = batch.clone()
+    changed[:, 9:] = (changed[:, 9:] + 1) % 61
+    assert torch.equal(model(batch)[:, :9], model(changed)[:, :9])
+    documents = torch.tensor([[0] * 9 + [1] * 7]).expand(2, -1)
+    torch.testing.assert_close(
+        model(batch, documents=documents)[:, 9:], model(batch[:, 9:]), rtol=0, atol=1e-5, msg="alone"
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_near_float32_in_mixed_precision_and_the_same_compiled(name: str) -> None:
+    model = decoder(VARIANTS[name])
+    expected = model(tokens())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model(tokens()).float(), expected, rtol=0, atol=0.03)
+    torch.compiler.reset()
+    for block in model.blocks:
+        block.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(model(tokens()), expected, rtol=0, atol=1e-6)
+
+
+def test_what_one_layer_sees_is_its_window() -> None:
+    model = decoder(VARIANTS["local-and-global"], layers=1).eval()  # the first of two: with a window of 4
+    changed = tokens(1)
+    changed[0, 0] = (changed[0, 0] + 1) % 61
+    same = (model(tokens(1)) == model(changed)).all(dim=-1)[0]
+    assert same.tolist() == [False] * 4 + [True] * 12
+    whole = decoder(VARIANTS["local-and-global"]).eval()
+    assert not (whole(tokens(1)) == whole(changed)).all(dim=-1).any(), "the second sees all"
+
+
+def test_capped_scores_without_an_effective_cap_are_plain_attention() -> None:
+    capped, plain = decoder(LLAMA, attention_softcap=1e4).eval(), decoder(LLAMA).eval()
+    torch.testing.assert_close(capped(tokens()), plain(tokens()), rtol=0, atol=1e-5)
+
+
+def test_capped_logits_stay_within_the_cap() -> None:
+    assert decoder(LLAMA, logit_softcap=0.01)(tokens()).abs().max() <= 0.01
 
 
 @pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])

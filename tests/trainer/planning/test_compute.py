@@ -24,3 +24,11 @@ def test_an_untied_embedding_is_looked_up_and_not_multiplied() -> None:
 def test_a_sliding_window_bounds_the_attention(window: int | None, reach: int) -> None:
     windowed = LLAMA.model_copy(update={"sliding_window": window})
     assert flops_per_token(windowed, 4096) == flops_per_token(LLAMA, reach)
+
+
+def test_layers_of_two_kinds_reach_differently() -> None:
+    gemma = PRESETS["gemma3-1b"].config
+    attended = 12 * gemma.heads * 256
+    whole = 26 // 6
+    expected = attended * (whole * 4096 + (26 - whole) * 512)
+    assert flops_per_token(gemma, 4096) == 6 * count_parameters(gemma) + expected

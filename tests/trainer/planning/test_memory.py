@@ -49,13 +49,17 @@ def saved_bytes_per_token(config: ModelConfig) -> float:
         {"position": "Rotary", "kv_heads": 1},
         {"layers": 6, "intermediate_size": 512},
         {"dropout": 0.1},
+        {"position": "Rotary", "head_size": 32, "qk_norm": True},
+        {"parallel_block": True, "activation": "GeGLU"},
+        {"post_norms": True},
+        {"attention_softcap": 50.0},
     ],
     ids=str,
 )
 def test_the_estimate_of_activations_is_what_autograd_keeps(changes: dict[str, Any]) -> None:
     small = {"layers": 3, "heads": 4, "kv_heads": 4, "hidden_size": 64, "intermediate_size": 256, "vocab_size": 61}
     config = GPT2.model_copy(update=small | changes)
-    scores = 64 if config.dropout else 0
+    scores = 64 if config.dropout or config.attention_softcap else 0
     estimated = activation_bytes_per_token(config, element=4, scores=scores) - LOGITS_BYTES * config.vocab_size
     assert abs(estimated / saved_bytes_per_token(config) - 1) < 0.1
 

@@ -69,6 +69,39 @@ def test_a_good_job_breaks_no_rule() -> None:
             "spec.model.config.heads: rotary positions need an even head size, and hiddenSize 45 / heads 1 is 45; "
             "choose an even hiddenSize",
         ),
+        (
+            ["model={preset: llama-tiny, config: {headSize: 15}}"],
+            "spec.model.config.headSize: 15 of a head's 15 would be rotated; it must be an even number",
+        ),
+        (
+            ["model={preset: llama-tiny, config: {rotaryFraction: 0.1}}"],
+            "spec.model.config.rotaryFraction: 3 of a head's 32 would be rotated; it must be an even number",
+        ),
+        (["model.config.rotaryFraction=0.5"], "spec.model.config.rotaryFraction: needs position: Rotary"),
+        (
+            ["model.config.ropeScaling={type: Linear, factor: 2.0}"],
+            "spec.model.config.ropeScaling: needs position: Rotary",
+        ),
+        (
+            ["model={preset: llama-tiny, config: {ropeScaling: {type: Llama3, factor: 2.0}}}"],
+            "spec.model.config.ropeScaling.originalContextLength: Llama3 needs it: that of pretraining",
+        ),
+        (
+            [
+                "model.preset=llama-tiny",
+                "model.config.ropeScaling={type: Linear, factor: 2.0, highFrequencyFactor: 1.0}",
+            ],
+            "spec.model.config.ropeScaling.highFrequencyFactor: 1 is not above lowFrequencyFactor, 1",
+        ),
+        (
+            ["model={preset: llama-tiny, config: {globalAttentionEvery: 2}}"],
+            "spec.model.config.globalAttentionEvery: needs slidingWindow, that of the other layers",
+        ),
+        (
+            ["model={preset: llama-tiny, config: {localRopeTheta: 100.0}}"],
+            "spec.model.config.localRopeTheta: needs Rotary and globalAttentionEvery",
+        ),
+        (["model.config.outputBias=true"], "spec.model.config.outputBias: needs tieEmbeddings: false"),
         (["model.config.vocabSize=100"], "spec.model.config.vocabSize: 100 is below the tokenizer's vocabulary, 257"),
         (
             ["tokenizer=gpt-2"],

@@ -7,17 +7,19 @@ from windlass.spec.presets import PRESETS, ModelConfig, model_config, tokenizer_
 
 def parameters(config: ModelConfig) -> int:
     """Counted here by hand, so that a wrong preset and a wrong count in the library do not agree by accident."""
-    width, head_size = config.hidden_size, config.hidden_size // config.heads
+    width, head_size = config.hidden_size, config.head_size or config.hidden_size // config.heads
     biases = int(config.bias)
     norm = width * (1 + biases) if config.norm == "LayerNorm" else width
+    norms = (1 if config.parallel_block else 2) + (2 if config.post_norms else 0)
     queries, pairs = config.heads * head_size, config.kv_heads * head_size
     attention = width * (queries + 2 * pairs) + int(config.qkv_bias) * (queries + 2 * pairs)
-    attention += queries * width + biases * width
-    matrices = 3 if config.activation == "SwiGLU" else 2
+    attention += queries * width + biases * width + (2 * head_size if config.qk_norm else 0)
+    matrices = 3 if config.activation in ("SwiGLU", "GeGLU") else 2
     feed_forward = matrices * width * config.intermediate_size + biases * (config.intermediate_size + width)
     embeddings = config.vocab_size * width * (1 if config.tie_embeddings else 2)
+    embeddings += config.vocab_size if config.output_bias else 0
     positions = config.context_length * width if config.position == "Learned" else 0
-    return config.layers * (attention + feed_forward + 2 * norm) + embeddings + positions + norm
+    return config.layers * (attention + feed_forward + norms * norm) + embeddings + positions + norm
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,36 @@ def parameters(config: ModelConfig) -> int:
         ("llama-8b", 8_030_261_248),
         ("llama-13b", 13_015_864_320),
         ("llama-70b", 70_553_706_496),
+        ("llama1-33b", 32_528_943_616),
+        ("llama1-65b", 65_285_660_672),
+        ("llama2-70b", 68_976_648_192),
+        ("llama3.1-405b", 405_853_388_800),
+        ("mistral-7b", 7_241_732_096),
+        ("mistral-nemo-12b", 12_247_782_400),
+        ("phi-1.5", 1_418_270_720),
+        ("phi-2", 2_779_683_840),
+        ("phi-3-mini", 3_821_079_552),
+        ("phi-4", 14_659_507_200),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-3b", 3_085_938_688),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen2.5-14b", 14_770_033_664),
+        ("qwen2.5-32b", 32_763_876_352),
+        ("qwen2.5-72b", 72_706_203_648),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
+        ("qwen3-32b", 32_762_123_264),
+        ("gemma-2b", 2_506_172_416),
+        ("gemma-7b", 8_537_680_896),
+        ("gemma2-2b", 2_614_341_888),
+        ("gemma2-9b", 9_241_705_984),
+        ("gemma2-27b", 27_227_128_320),
+        ("gemma3-270m", 268_098_176),
+        ("gemma3-1b", 999_885_952),
     ],
 )
 def test_published_sizes_have_their_published_number_of_parameters(name: str, published: int) -> None:
@@ -45,9 +77,14 @@ def test_tiny_presets_are_tiny(name: str) -> None:
     assert PRESETS[name].config.context_length == 256
 
 
+@pytest.mark.parametrize(("size", "millions"), [("125m", 125), ("1.3b", 1320), ("13b", 13000), ("175b", 175000)])
+def test_gpt3s_sizes_are_near_those_of_its_paper(size: str, millions: int) -> None:
+    assert parameters(PRESETS[f"gpt3-{size}"].config) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
 def test_every_preset_divides_its_width_and_names_its_source() -> None:
     for preset in PRESETS.values():
-        assert preset.config.hidden_size % preset.config.heads == 0
+        assert preset.config.head_size or preset.config.hidden_size % preset.config.heads == 0
         assert preset.config.heads % preset.config.kv_heads == 0
         assert preset.source
 

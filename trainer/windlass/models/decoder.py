@@ -1,27 +1,44 @@
-"""The decoder: one Transformer that is GPT-2, Llama or what lies between, by its configuration.
+"""The decoder: one Transformer that is GPT-2, Llama, Phi, Qwen, Gemma or what lies between, by its configuration.
 
-Pre-norm blocks as in Radford et al. 2019 (GPT-2) and Touvron et al. 2023 (Llama). Shapes are [batch, length, ...] at
+Pre-norm blocks as in Radford et al. 2019 (GPT-2) and Touvron et al. 2023 (Llama); what others changed is named with
+them in `windlass.spec.job.ModelOverrides`. Shapes are [batch, length, ...] at
 the boundaries of modules and [batch, heads, length, head size] inside attention. No module holds a buffer, so a
 decoder built on the meta device is whole after `to_empty` and `initialise`, or after its weights are loaded.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
+from windlass.models.rope_scaling import scaled
+from windlass.spec.job import RopeScaling
 from windlass.spec.presets import ModelConfig
 
 INITIAL_STD = 0.02
 """Standard deviation of initial weights (GPT-2's initializer_range, and Llama's in transformers)."""
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of each position's angles: float32 [length, head size / 2], or [batch, 1, length, head size / 2]."""
-Head = Callable[[Tensor, Tensor], Tensor]
-"""What is made of the last hidden states [batch, length, hidden] and the output weight [vocabulary, hidden]."""
+"""Cosine and sine of each position's angles: float32 [length, pairs], or [batch, 1, length, pairs]; a head has at most
+head size / 2 pairs."""
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"SwiGLU": F.silu, "GeGLU": partial(F.gelu, approximate="tanh")}
+
+
+class Head(Protocol):
+    """What is made of the last hidden states: `output_logits`, or what can be compiled together with them."""
+
+    def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float) -> Tensor: ...
+
+
+def output_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float = 0.0) -> Tensor:
+    """Logits [batch, length, vocabulary] of hidden [batch, length, hidden] by weight [vocabulary, hidden]."""
+    logits = F.linear(hidden, weight, bias)
+    return capped(logits, softcap) if softcap else logits
 
 
 class KeyValueCache:
@@ -56,11 +73,17 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.kv_heads = layer, config.heads, config.kv_heads
-        self.head_size = config.hidden_size // config.heads
+        self.head_size = config.head_width
         self.dropout = config.dropout
+        self.scale = None if config.attention_scalar is None else config.attention_scalar**-0.5
+        self.softcap = config.attention_softcap
         projected = (config.heads + 2 * config.kv_heads) * self.head_size
         self.qkv = nn.Linear(config.hidden_size, projected, bias=config.qkv_bias)
         self.output = nn.Linear(config.heads * self.head_size, config.hidden_size, bias=config.bias)
+        if config.qk_norm:
+            self.query_norm = normalisation(config, self.head_size)
+            self.key_norm = normalisation(config, self.head_size)
+        self.qk_norm = config.qk_norm
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
         """What each position of x [batch, length, hidden] gathers from those it may see, same shape."""
@@ -69,38 +92,46 @@ class Attention(nn.Module):
         # Split first and transposed then, the gradient is put together in one copy.
         parts = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=2)
         q, k, v = (part.transpose(1, 2) for part in parts)
+        if self.qk_norm:
+            q, k = self.query_norm(q).type_as(v), self.key_norm(k).type_as(v)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and length > 1,  # one token alone sees all that is cached
-            enable_gqa=self.kv_heads != self.heads,
-        )
+        dropout = self.dropout if self.training else 0.0
+        causal = mask is None and length > 1  # one token alone sees all that is cached
+        if self.softcap:
+            mixed = capped_attention(q, k, v, mask, causal, dropout, self.scale, self.softcap)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=self.scale,
+                enable_gqa=self.kv_heads != self.heads,
+            )
         output: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
         return output
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around GELU, or the gated unit SwiGLU (Shazeer 2020)."""
+    """Two linear layers around GELU, or the gated units SwiGLU and GeGLU (Shazeer 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.activation = config.activation
-        if config.activation == "SwiGLU":
+        if config.gated:
             self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
         self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Each position of x [batch, length, hidden] by itself, same shape."""
-        if self.activation == "SwiGLU":
-            inner = F.silu(self.gate(x)) * self.up(x)
+        if self.activation in GATES:
+            inner = GATES[self.activation](self.gate(x)) * self.up(x)
         else:
             inner = F.gelu(self.up(x), approximate="tanh" if self.activation == "GELUTanh" else "none")
         output: Tensor = self.down(inner)
@@ -108,14 +139,22 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the feed-forward layer; each normalised before and added to the residual stream after."""
+    """Attention, then the feed-forward layer; each normalised before and added to the residual stream after.
+
+    Parallel, both read what is normalised once (Wang and Komatsuzaki 2021, GPT-J). With post-norms, what they give is
+    normalised as well (Gemma Team 2024, Gemma 2, section 2).
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = normalisation(config)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = normalisation(config)
+        if not config.parallel_block:
+            self.feed_forward_norm = normalisation(config)
         self.feed_forward = FeedForward(config)
+        self.attention_post_norm = normalisation(config) if config.post_norms else nn.Identity()
+        self.feed_forward_post_norm = normalisation(config) if config.post_norms else nn.Identity()
+        self.parallel = config.parallel_block
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -126,8 +165,10 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """The residual stream [batch, length, hidden] after this block."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
-        outcome: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        inner = self.attention_norm(x)
+        x = x + self.dropout(self.attention_post_norm(self.attention(inner, rotation, mask, cache)))
+        inner = inner if self.parallel else self.feed_forward_norm(x)
+        outcome: Tensor = x + self.dropout(self.feed_forward_post_norm(self.feed_forward(inner)))
         return outcome
 
 
@@ -144,7 +185,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = normalisation(config)
         if not config.tie_embeddings:
-            self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.output = nn.Linear(config.hidden_size, config.vocab_size, bias=config.output_bias)
 
     def forward(
         self,
@@ -153,7 +194,7 @@ class Decoder(nn.Module):
         documents: Tensor | None = None,
         cache: KeyValueCache | None = None,
         last_only: bool = False,
-        head: Head = F.linear,
+        head: Head = output_logits,
     ) -> Tensor:
         """Logits [batch, length, vocabulary] of the token after each of `tokens` [batch, length].
 
@@ -174,22 +215,36 @@ class Decoder(nn.Module):
         positions = torch.arange(past, past + length, device=tokens.device)
         if documents is not None:
             positions = positions_in_documents(documents)
-        mask = attention_mask(length, past, self.config.sliding_window, documents, tokens.device)
+        windows = [self.config.window(layer) for layer in range(self.config.layers)]
+        masks = {
+            window: attention_mask(length, past, window, documents, tokens.device) for window in dict.fromkeys(windows)
+        }
+        rotations = {window: self._rotation(positions, window) for window in masks}
 
         x = self.token_embedding(tokens)
-        rotation = None
+        if self.config.scale_embeddings:
+            x = x * math.sqrt(self.config.hidden_size)
         if self.config.position == "Learned":
             x = x + self.position_embedding(positions)
-        else:
-            rotation = rotary_angles(positions, self.config.hidden_size // self.config.heads, self.config.rope_theta)
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, rotation, mask, cache)
+        for block, window in zip(self.blocks, windows, strict=True):
+            x = block(x, rotations[window], masks[window], cache)
         if cache is not None:
             cache.length += length
         x = self.norm(x[:, -1:] if last_only else x)
         # A tied output is not a module of its own: `to_empty` and safetensors would take it for a second tensor.
-        return head(x, self.token_embedding.weight if self.config.tie_embeddings else self.output.weight)
+        if self.config.tie_embeddings:
+            return head(x, self.token_embedding.weight, None, self.config.logit_softcap)
+        return head(x, self.output.weight, self.output.bias, self.config.logit_softcap)
+
+    def _rotation(self, positions: Tensor, window: int | None) -> Rotation | None:
+        """The angles in layers that attend to `window`."""
+        config = self.config
+        if config.position != "Rotary":
+            return None
+        if window is not None and config.local_rope_theta is not None:
+            return rotary_angles(positions, config.rotary_size, config.local_rope_theta)
+        return rotary_angles(positions, config.rotary_size, config.rope_theta, config.rope_scaling)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -218,11 +273,39 @@ def assign(parameter: Tensor, full: Tensor) -> None:
     parameter.copy_(full)
 
 
-def normalisation(config: ModelConfig) -> nn.Module:
-    """LayerNorm, or RMSNorm (Zhang and Sennrich 2019)."""
+def normalisation(config: ModelConfig, size: int | None = None) -> nn.Module:
+    """LayerNorm, or RMSNorm (Zhang and Sennrich 2019), of the residual stream or of what has another size."""
+    size = size or config.hidden_size
     if config.norm == "RMSNorm":
-        return nn.RMSNorm(config.hidden_size, config.norm_epsilon)
-    return nn.LayerNorm(config.hidden_size, config.norm_epsilon, bias=config.bias)
+        return nn.RMSNorm(size, config.norm_epsilon)
+    return nn.LayerNorm(size, config.norm_epsilon, bias=config.bias)
+
+
+def capped(x: Tensor, cap: float) -> Tensor:
+    """x, smoothly kept within -cap and cap (Gemma Team 2024, Gemma 2, section 2)."""
+    return cap * torch.tanh(x / cap)
+
+
+def capped_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    scale: float | None,
+    cap: float,
+) -> Tensor:
+    """Attention whose scores are capped, which no fused kernel does; arguments as of scaled_dot_product_attention."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = capped(q @ k.transpose(2, 3) * (scale or q.shape[-1] ** -0.5), cap)
+    if causal:
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=q.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).type_as(v)
+    return F.dropout(weights, dropout) @ v
 
 
 def attention_mask(
@@ -254,17 +337,31 @@ def positions_in_documents(documents: Tensor) -> Tensor:
     return index - torch.where(is_start, index, 0).cummax(dim=1).values
 
 
-def rotary_angles(positions: Tensor, head_size: int, theta: float) -> Rotation:
-    """Angles of rotary positions (Su et al. 2021, section 3.2.2) for positions [length] or [batch, length]."""
-    exponents = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32) / head_size
-    angles = positions[..., None].float() * (1.0 / theta**exponents)
+def rotary_angles(positions: Tensor, size: int, theta: float, scaling: RopeScaling | None = None) -> Rotation:
+    """Angles of rotary positions (Su et al. 2021, section 3.2.2) for positions [length] or [batch, length].
+
+    `size` is how much of a head's width is rotated.
+    """
+    exponents = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size
+    frequencies = 1.0 / theta**exponents
+    amplitude = 1.0
+    if scaling is not None:
+        frequencies, amplitude = scaled(frequencies, theta, scaling)
+    angles = positions[..., None].float() * frequencies
     if angles.ndim == 3:
         angles = angles[:, None]  # broadcasts over heads
-    return angles.cos(), angles.sin()
+    cosine, sine = angles.cos(), angles.sin()
+    return (cosine, sine) if amplitude == 1.0 else (cosine * amplitude, sine * amplitude)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the pairs (i, i + head size / 2) of x [batch, heads, length, head size], in float32, as in Llama's code."""
+    """Turn the pairs (i, i + size / 2) of x [batch, heads, length, head size], in float32, as in Llama's code.
+
+    Where fewer than head size / 2 pairs have angles, the rest of x stays as it is.
+    """
     cosine, sine = rotation
+    turned = 2 * cosine.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], rotation), x[..., turned:]), dim=-1)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(x)

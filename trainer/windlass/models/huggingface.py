@@ -2,35 +2,42 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.models.decoder import Decoder
-from windlass.models.layouts import HEAD, layout_of, read_config, their_names, write_config
+from windlass.models.decoder import Decoder, assign
+from windlass.models.families import FAMILIES, family_of, read_config, write_config
+from windlass.models.layouts import HEAD, Layout, parts
+from windlass.models.weight_files import SAFETENSORS, WeightFiles, open_weights
 from windlass.spec.presets import ModelConfig
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 MISMATCHES_SHOWN = 5
+NOT_GENERATION = ("_from_model_config", "transformers_version")
 
 
-def export_model(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
+def export_model(
+    model: Decoder, tokenizer: Tokenizer, folder: Path, *, generation: Mapping[str, Any] | None = None
+) -> None:
     """Write config.json, generation_config.json, model.safetensors (float32) and the tokenizer's files to `folder`.
 
     It appears whole or not at all. Biases that the model lacks and its architecture in transformers has are zeros.
+
+    Args:
+        generation: the generation_config.json of the model that this one was made from.
 
     Raises:
         WindlassError: ConfigInvalid, when transformers has no such architecture or `folder` is not empty; StorageFull.
     """
     config = write_config(model.config, tokenizer.end_of_document)
-    weights = to_their_weights(model, read_config(config))
+    weights = to_their_weights(model)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WindlassError("ConfigInvalid", f"{folder} exists and is not an empty folder; name another, or delete it")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +50,9 @@ def export_model(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
     unfinished.mkdir()
     try:
         (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        ends = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
+        ends = {key: config[key] for key in ("bos_token_id", "eos_token_id")} | dict(generation or {})
         (unfinished / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
-        save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+        save_file(weights, unfinished / SAFETENSORS, metadata={"format": "pt"})
         tokenizer.save(unfinished)
         unfinished.rename(folder)
     finally:
@@ -53,87 +60,106 @@ def export_model(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> Decoder:
-    """Read a model, in float32 on the CPU and in evaluation mode, from config.json and safetensors in one file or more.
+    """Read a model, in float32 on the CPU and in evaluation mode.
 
     Raises:
         WindlassError: DataNotFound for a missing file, DataCorrupt for weights that are not what config.json says,
             ConfigInvalid for an architecture that the decoder is not.
     """
-    model = _without_weights(read_config(_read_json(folder / "config.json")))
-    model.load_state_dict(from_their_weights(_read_weights(folder), model, folder), assign=True)
+    model = _without_weights(load_config(folder))
+    load_weights(model, folder)
     return model.eval()
 
 
-def to_their_weights(model: Decoder, config: ModelConfig) -> dict[str, Tensor]:
-    """Their name -> weight, on the CPU in float32. `config` is the model's as transformers can have it, with biases."""
-    weights, ours = {}, model.state_dict()
-    for name, like in _without_weights(config).named_parameters():
-        weight = ours[name].detach().to("cpu", torch.float32) if name in ours else torch.zeros(like.shape)
-        turned, sizes = _stored(config, name, like)
-        for their_name, part in zip(sizes, weight.split(list(sizes.values())), strict=True):
-            weights[their_name] = (part.T if turned else part).contiguous()
-    return weights
+def load_config(folder: Path) -> ModelConfig:
+    """The configuration of the model in a folder; errors as of `load_model`."""
+    return read_config(_read_json(folder / "config.json"))
 
 
-def from_their_weights(theirs: dict[str, Tensor], model: Decoder, folder: Path) -> dict[str, Tensor]:
-    """Our name -> weight, in float32, for each parameter of `model`; `folder` is for messages.
+def load_generation(folder: Path) -> dict[str, Any]:
+    """The generation_config.json of a folder, for `export_model`; empty where there is none."""
+    path = folder / "generation_config.json"
+    given = _read_json(path) if path.exists() else {}
+    return {name: value for name, value in given.items() if name not in NOT_GENERATION}
+
+
+def load_weights(model: Decoder, folder: Path) -> None:
+    """Fill a model's parameters, each by itself: there are never two copies of more than one of them.
+
+    A parameter on the meta device becomes one on the CPU, in float32; of one that is sharded, each rank keeps its part.
 
     Raises:
-        WindlassError: DataCorrupt, with the names of weights that are missing, too many, or of another shape.
+        WindlassError: as `load_model`; DataCorrupt has the names of weights that are missing, too many, or of another
+            shape, found before any is read.
     """
-    config, layout = model.config, layout_of(model.config)
-    theirs = {name if name.startswith((layout.base, HEAD)) else layout.base + name: theirs[name] for name in theirs}
-    ours, problems, known = {}, [], set[str]()
+    layout = FAMILIES[_read_json(folder / "config.json")["model_type"]].layout
+    with open_weights(folder) as files:
+        stored = {_full_name(layout, name): name for name in files.shapes}
+        _check(model, layout, files, stored, folder)
+        for name, parameter in model.named_parameters():
+            _fill(model, name, parameter, layout, files, stored)
+
+
+@torch.no_grad()
+def _fill(
+    model: Decoder, name: str, parameter: Tensor, layout: Layout, files: WeightFiles, stored: dict[str, str]
+) -> None:
+    in_place = parameter.device.type == "cpu" and not isinstance(parameter, DTensor)
+    full = parameter if in_place else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+    row = 0
+    for part in parts(layout, model.config, name, parameter):
+        full[row : row + part.rows] = part.of(files.read(stored[part.name]))
+        if part.offset:
+            full[row : row + part.rows] += part.offset
+        row += part.rows
+    if parameter.is_meta:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(full))
+    elif not in_place:
+        assign(parameter, full)
+
+
+def _check(model: Decoder, layout: Layout, files: WeightFiles, stored: dict[str, str], folder: Path) -> None:
+    problems, known = [], set[str]()
     for name, parameter in model.named_parameters():
-        turned, sizes = _stored(config, name, parameter)
-        known |= sizes.keys()
-        for their_name, rows in sizes.items():
-            shape = [rows, *parameter.shape[1:]][:: -1 if turned else 1]
-            if their_name not in theirs:
-                problems.append(f"{their_name} is missing")
-            elif list(theirs[their_name].shape) != shape:
-                problems.append(f"{their_name} has shape {list(theirs[their_name].shape)} and not {shape}")
-        if not problems:
-            parts = [theirs[their_name].to(torch.float32) for their_name in sizes]
-            ours[name] = torch.cat([part.T if turned else part for part in parts])  # a copy: no tie to the file
-    ignored = (*layout.computed, HEAD) if config.tie_embeddings else layout.computed
-    problems += [f"{name} is not known" for name in theirs if name not in known and not name.endswith(ignored)]
+        for part in parts(layout, model.config, name, parameter):
+            if part.name in known:
+                continue
+            known.add(part.name)
+            if part.name not in stored:
+                problems.append(f"{part.name} is missing")
+            elif (shape := files.shapes[stored[part.name]]) != part.shape:
+                problems.append(f"{part.name} has shape {list(shape)} and not {list(part.shape)}")
+    ignored = (*layout.computed, f"{HEAD}weight") if model.config.tie_embeddings else layout.computed
+    problems += [f"{name} is not known" for name in stored if name not in known and not name.endswith(ignored)]
     if problems:
         shown = "; ".join(problems[:MISMATCHES_SHOWN])
         more = f"; and {len(problems) - MISMATCHES_SHOWN} more" if len(problems) > MISMATCHES_SHOWN else ""
         raise WindlassError("DataCorrupt", f"{folder}: the weights are not those of its config.json: {shown}{more}")
-    return ours
 
 
-def _stored(config: ModelConfig, name: str, weight: Tensor) -> tuple[bool, dict[str, int]]:
-    """How their files hold our weight: whether transposed, and the rows of ours under each of their names."""
-    layout, head_size = layout_of(config), config.hidden_size // config.heads
-    names = their_names(layout, name)
-    qkv = [config.heads * head_size, config.kv_heads * head_size, config.kv_heads * head_size]
-    turned = layout.transposed and name.startswith("blocks.") and weight.ndim == 2
-    return turned, dict(zip(names, qkv if len(names) == 3 else [len(weight)], strict=True))
+def to_their_weights(model: Decoder) -> dict[str, Tensor]:
+    """Their name -> weight, on the CPU in float32; errors as of `family_of`."""
+    kind, whole = family_of(model.config)
+    weights: dict[str, Tensor] = {}
+    ours = model.state_dict()
+    for name, like in _without_weights(whole).named_parameters():
+        weight = ours[name].detach().to("cpu", torch.float32) if name in ours else torch.zeros(like.shape)
+        row = 0
+        for part in parts(FAMILIES[kind].layout, whole, name, like):
+            theirs = weights.setdefault(part.name, torch.empty(part.shape))
+            part.of(theirs).copy_(weight[row : row + part.rows]).sub_(part.offset)
+            row += part.rows
+    return weights
+
+
+def _full_name(layout: Layout, name: str) -> str:
+    return name if name.startswith((layout.base, HEAD)) else layout.base + name
 
 
 def _without_weights(config: ModelConfig) -> Decoder:
     with torch.device("meta"):
         return Decoder(config)
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    names = [WEIGHTS]
-    if (folder / INDEX).exists():
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        try:
-            weights |= load_file(folder / name)
-        except FileNotFoundError as error:
-            raise WindlassError(
-                "DataNotFound", f"{folder / name} is not there; weights are read from safetensors"
-            ) from error
-        except SafetensorError as error:
-            raise WindlassError("DataCorrupt", f"{folder / name} is damaged: {error}; copy it again") from error
-    return weights
 
 
 def _read_json(path: Path) -> dict[str, Any]:

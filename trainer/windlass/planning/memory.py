@@ -11,6 +11,8 @@ LOGITS_BYTES = 12
 """Bytes a logit takes at the loss: itself, its log-probability and its gradient, the last two always in float32."""
 SCORE_BYTES = 13
 """Bytes that a CPU keeps of each attention score when there is dropout, which its fused attention does not have."""
+CAPPED_SCORE_BYTES = 8
+"""Bytes kept of each score that is capped, which no fused attention does: the capped one and its share, in float32."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def estimate_memory(
     """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations."""
     parameters = count_parameters(config)
     element = 4 if precision == "FP32" else 2
-    scores = sequence_length if device == "cpu" and config.dropout else 0
+    unfused = config.attention_softcap or (device == "cpu" and config.dropout)
+    scores = sequence_length if unfused else 0
     per_token = activation_bytes_per_token(config, element, checkpointing, scores)
     activations = micro_batch_size * sequence_length * per_token
     if shards == 1:
@@ -69,11 +72,13 @@ def activation_bytes_per_token(
         scores: attention scores kept, of each head; fused attention keeps none.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
-    pair = config.kv_heads * (hidden // config.heads)
-    norms = 2 * 4 * hidden
-    rotated = hidden + pair if config.position == "Rotary" else 0  # beside the projection's output, which holds v
-    attention = element * (hidden + (hidden + 2 * pair) + rotated + hidden) + SCORE_BYTES * config.heads * scores
-    feed_forward = element * (hidden + (4 if config.activation == "SwiGLU" else 2) * inner)
+    attended, pair = config.heads * config.head_width, config.kv_heads * config.head_width
+    norms = 4 * hidden * ((1 if config.parallel_block else 2) + 2 * config.post_norms)
+    # Beside the projection's output, which holds v: what norms and rotation make of queries and keys.
+    rotated = (attended + pair) * ((config.position == "Rotary") + config.qk_norm)
+    score = CAPPED_SCORE_BYTES if config.attention_softcap else SCORE_BYTES
+    attention = element * (hidden + (attended + 2 * pair) + rotated + attended) + score * config.heads * scores
+    feed_forward = element * (hidden * (not config.parallel_block) + (4 if config.gated else 2) * inner)
     masks = 2 * hidden if config.dropout else 0
     block = norms + attention + feed_forward + masks
     recomputed = {"None": 0, "Selective": (config.layers + 1) // 2, "Full": config.layers}[checkpointing]

@@ -107,6 +107,7 @@ def _architecture(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(path, message, about=("spec.tokenizer",))
         config = model_config(spec.model, 1)
     yield from _attention(config)
+    yield from _choices(config)
     length = spec.data.sequence_length
     if length is not None and length > config.context_length:
         yield Problem(
@@ -124,10 +125,16 @@ def _architecture(spec: JobSpec) -> Iterator[Problem]:
 def _attention(config: ModelConfig) -> Iterator[Problem]:
     heads, width, kv_heads = config.heads, config.hidden_size, config.kv_heads
     sizes = (f"{CONFIG}.heads", f"{CONFIG}.hiddenSize", "spec.model.preset")
-    if width % heads:
+    if config.head_size is None and width % heads:
         fitting = _near(heads, divisors(width))
         yield Problem(sizes[0], f"{heads} does not divide hiddenSize {width}; these do: {fitting}", about=sizes[1:])
-    elif config.position == "Rotary" and width // heads % 2:
+    elif config.position == "Rotary" and (config.head_size or config.rotary_fraction < 1) and config.rotary_size % 2:
+        yield Problem(
+            f"{CONFIG}.rotaryFraction" if config.rotary_fraction < 1 else f"{CONFIG}.headSize",
+            f"{config.rotary_size} of a head's {config.head_width} would be rotated; it must be an even number",
+            about=(*sizes, f"{CONFIG}.headSize", f"{CONFIG}.position"),
+        )
+    elif config.position == "Rotary" and config.head_width % 2:
         fitting = _near(heads, (count for count in divisors(width) if width // count % 2 == 0))
         yield Problem(
             sizes[0],
@@ -141,6 +148,26 @@ def _attention(config: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             path, f"{kv_heads} does not divide heads {heads}; these do: {fitting}", about=(sizes[0], sizes[2])
         )
+
+
+def _choices(config: ModelConfig) -> Iterator[Problem]:
+    """Choices that need another one."""
+    rotary, scaling, every = config.position == "Rotary", config.rope_scaling, config.global_attention_every
+    needed = [
+        ("ropeScaling", scaling and not rotary, "needs position: Rotary"),
+        ("rotaryFraction", config.rotary_fraction < 1 and not rotary, "needs position: Rotary"),
+        ("globalAttentionEvery", every and not config.sliding_window, "needs slidingWindow, that of the other layers"),
+        ("localRopeTheta", config.local_rope_theta and not (rotary and every), "needs Rotary and globalAttentionEvery"),
+        ("outputBias", config.output_bias and config.tie_embeddings, "needs tieEmbeddings: false"),
+    ]
+    if scaling and scaling.type != "Linear" and scaling.original_context_length is None:
+        needed.append(("ropeScaling.originalContextLength", True, f"{scaling.type} needs it: that of pretraining"))
+    if scaling and scaling.high_frequency_factor <= scaling.low_frequency_factor:
+        message = f"{scaling.high_frequency_factor:g} is not above lowFrequencyFactor, {scaling.low_frequency_factor:g}"
+        needed.append(("ropeScaling.highFrequencyFactor", True, message))
+    for field, is_wrong, message in needed:
+        if is_wrong:
+            yield Problem(f"{CONFIG}.{field}", message, about=(CONFIG, "spec.model.preset"))
 
 
 def _trainable(spec: JobSpec) -> Iterator[Problem]:

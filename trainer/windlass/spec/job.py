@@ -59,17 +59,41 @@ class ObjectMeta(SpecModel):
     """Kubernetes annotations."""
 
 
+class RopeScaling(SpecModel):
+    """How the frequencies of rotary positions are changed for contexts longer than those of pretraining."""
+
+    type: Literal["Linear", "Llama3", "YaRN"]
+    """Linear divides all by the factor (Chen et al. 2023); Llama3 the slow ones only (Llama 3.1); YaRN those below a
+    ramp, and it scales attention (Peng et al. 2023)."""
+    factor: Annotated[float, Field(ge=1)]
+    """How many times longer the context becomes."""
+    original_context_length: PositiveInt | None = None
+    """With Llama3 and YaRN: the context of pretraining, in tokens."""
+    low_frequency_factor: Annotated[float, Field(gt=0)] = 1.0
+    """With Llama3: waves longer than originalContextLength over this are divided by the factor."""
+    high_frequency_factor: Annotated[float, Field(gt=0)] = 4.0
+    """With Llama3: waves shorter than originalContextLength over this stay as they are."""
+    beta_fast: Annotated[float, Field(gt=0)] = 32.0
+    """With YaRN: waves that turn more often than this within originalContextLength stay as they are."""
+    beta_slow: Annotated[float, Field(gt=0)] = 1.0
+    """With YaRN: waves that turn less often than this within originalContextLength are divided by the factor."""
+    attention_factor: Annotated[float, Field(gt=0)] | None = None
+    """With YaRN: queries and keys are multiplied by this; default: 1 + ln(factor) / 10."""
+
+
 class ModelOverrides(SpecModel):
     """Changes to a preset's architecture; a field that is left out keeps the preset's value, or its proportion."""
 
     layers: PositiveInt | None = None
     """Number of decoder blocks."""
     heads: PositiveInt | None = None
-    """Number of attention (query) heads; divides hiddenSize."""
+    """Number of attention (query) heads; divides hiddenSize, unless headSize is given."""
     kv_heads: PositiveInt | None = None
     """Number of key and value heads (grouped-query attention); divides heads. Default: the preset's share of heads."""
     hidden_size: PositiveInt | None = None
     """Width of the residual stream."""
+    head_size: PositiveInt | None = None
+    """Width of a head, where heads x headSize is not hiddenSize (Qwen3, Gemma); default: hiddenSize / heads."""
     intermediate_size: PositiveInt | None = None
     """Width of the feed-forward layer. Default: the preset's ratio to hiddenSize."""
     context_length: PositiveInt | None = None
@@ -84,18 +108,45 @@ class ModelOverrides(SpecModel):
     """Learned absolute position embeddings (GPT-2) or rotary ones (Llama)."""
     rope_theta: Annotated[float, Field(gt=0)] | None = None
     """Base of the rotary frequencies."""
-    activation: Literal["GELU", "GELUTanh", "SwiGLU"] | None = None
-    """Feed-forward activation; GELUTanh is GPT-2's approximation, SwiGLU Llama's gated unit."""
+    rope_scaling: RopeScaling | None = None
+    """Changed rotary frequencies, for a longer context."""
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of a head's width that is rotated (Phi); the rest knows no position. Default: all of it."""
+    activation: Literal["GELU", "GELUTanh", "SwiGLU", "GeGLU"] | None = None
+    """Feed-forward activation; GELUTanh is GPT-2's approximation, SwiGLU Llama's gated unit, GeGLU Gemma's, with
+    GELUTanh."""
     bias: bool | None = None
     """Biases in all linear layers and in LayerNorm."""
     qkv_bias: bool | None = None
-    """Biases in the query, key and value projections; default: as bias."""
+    """Biases in the query, key and value projections (Qwen2); default: as bias."""
+    output_bias: bool | None = None
+    """A bias in the output projection (Phi); needs tieEmbeddings: false."""
+    qk_norm: bool | None = None
+    """Queries and keys are normalised, head by head, before they are rotated (Qwen3, Gemma 3)."""
+    post_norms: bool | None = None
+    """What a sub-layer adds to the residual stream is normalised as well (Gemma 2)."""
+    parallel_block: bool | None = None
+    """Attention and feed-forward layer read the same normalised input, and add to the residual stream at once (Phi)."""
+    scale_embeddings: bool | None = None
+    """Token embeddings are multiplied by the root of hiddenSize (Gemma)."""
     tie_embeddings: bool | None = None
     """The output projection shares the token embedding's weights."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Probability of dropout after the embedding, in attention and after each sub-layer, in training only."""
     sliding_window: PositiveInt | None = None
     """Attention reaches back this many tokens only (Mistral); default: the whole context."""
+    global_attention_every: Annotated[int, Field(ge=2)] | None = None
+    """Every so many layers, one attends to the whole context, and the others to slidingWindow (2: Gemma 2; 6: Gemma
+    3); default: all layers attend to slidingWindow."""
+    local_rope_theta: Annotated[float, Field(gt=0)] | None = None
+    """With globalAttentionEvery: base of the rotary frequencies in layers with a window (Gemma 3), which ropeScaling
+    leaves alone; default: as in the others."""
+    attention_scalar: Annotated[float, Field(gt=0)] | None = None
+    """Attention scores are divided by the root of this (Gemma 2); default: headSize."""
+    attention_softcap: Annotated[float, Field(ge=0)] | None = None
+    """Attention scores s become c tanh(s / c) for this c (Gemma 2), without a fused kernel; 0: they stay as are."""
+    logit_softcap: Annotated[float, Field(ge=0)] | None = None
+    """Logits l become c tanh(l / c) for this c (Gemma 2); 0: they stay as they are."""
 
 
 class Trainable(SpecModel):

@@ -45,6 +45,7 @@ def _model_rules() -> list[Rule]:
     overrides = " || ".join(
         f"has(self.config.{info.alias or name})" for name, info in ModelOverrides.model_fields.items()
     )
+    with_head_size = [name for name, preset in PRESETS.items() if preset.config.head_size]
     return [
         _exactly_one("preset", "from", "custom"),
         Rule(
@@ -53,7 +54,8 @@ def _model_rules() -> list[Rule]:
             ".config",
         ),
         Rule(
-            f"!has(self.preset) || {_chosen('hiddenSize')} % {_chosen('heads')} == 0",
+            f"!has(self.preset) || has(self.config.headSize) || self.preset in {with_head_size} "
+            f"|| {_chosen('hiddenSize')} % {_chosen('heads')} == 0",
             "config.heads must divide config.hiddenSize; what is left out is the preset's",
             ".config.heads",
         ),

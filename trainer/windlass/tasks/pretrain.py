@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from windlass.data.stream import IGNORED
+from windlass.models.decoder import output_logits
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -15,10 +16,12 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def output_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """`token_loss` of the logits hidden [batch, length, hidden] @ weight [vocabulary, hidden], transposed.
+def output_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float = 0.0, *, labels: Tensor
+) -> Tensor:
+    """`token_loss` of `windlass.models.decoder.output_logits`.
 
     Compiled as one, it holds the logits and their gradient in the precision they are multiplied in: with a vocabulary
     of 50,257, the float32 copies that it saves are most of a small model's memory.
     """
-    return token_loss(F.linear(hidden, weight), labels)
+    return token_loss(output_logits(hidden, weight, bias, softcap), labels)

@@ -25,7 +25,15 @@ NO_TOKENS = Batch(np.zeros((1, 1), np.int64), np.full((1, 1), IGNORED, np.int64)
 class Loss(Protocol):
     """Summed loss, in nats, of a batch: see `windlass.tasks.pretrain.output_loss`."""
 
-    def __call__(self, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor: ...
+    def __call__(
+        self,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        softcap: float,
+        *,
+        labels: torch.Tensor,
+    ) -> torch.Tensor: ...
 
 
 class Measurement(Protocol):
