@@ -1,11 +1,14 @@
 """Where the records of metrics.jsonl go besides: TensorBoard, Weights & Biases, Prometheus."""
 
 import secrets
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from windlass import __version__
 from windlass.errors import WindlassError
@@ -148,7 +151,7 @@ class PrometheusSink:
     def __init__(self, rank: int, job: str) -> None:
         self._registry = CollectorRegistry()
         self._rank = str(rank)
-        ProcessCollector(registry=self._registry)
+        self._registry.register(_RankProcess(self._rank))
         info = Info("windlass_rank", "What runs here.", registry=self._registry)
         info.info({"name": job, "rank": self._rank, "version": __version__})
 
@@ -223,3 +226,16 @@ class PrometheusSink:
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return Histogram(name, meaning, ["rank", *labels], registry=self._registry, buckets=SECONDS)
+
+
+class _RankProcess(Collector):
+    """Memory, CPU time and open files of this process, with the rank: several share a pod's /metrics."""
+
+    def __init__(self, rank: str) -> None:
+        self._rank = rank
+        self._process = ProcessCollector(registry=None)
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._process.collect():
+            metric.samples = [sample._replace(labels=sample.labels | {"rank": self._rank}) for sample in metric.samples]
+            yield metric
