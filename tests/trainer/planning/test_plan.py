@@ -9,6 +9,7 @@ import pytest
 from windlass.errors import WindlassError
 from windlass.planning.plan import CPU_MICRO_BATCH_TOKENS, MEMORY_SHARE, Plan, in_units, make_plan
 from windlass.spec.loading import load_job_text
+from windlass.spec.presets import TOKENIZERS, model_config, tokenizer_name
 
 JOB = """\
 apiVersion: windlass.dev/v1alpha1
@@ -20,13 +21,14 @@ spec: {model: {preset: gpt2-small}, data: {train: [{uri: corpora/plays}]}, train
 
 def plan(*overrides: str, **changes: Any) -> Plan:
     where: dict[str, Any] = {
-        "vocab_size": 50257,
         "world_size": 2,
         "device": "cuda",
         "device_memory": 80 * 2**30,
         "train_tokens": 10_000_001,
     }
-    return make_plan(load_job_text(JOB, overrides=overrides), **(where | changes))
+    job = load_job_text(JOB, overrides=overrides)
+    config = model_config(job.spec.model, TOKENIZERS[tokenizer_name(job.spec)])
+    return make_plan(job, config, **(where | changes))
 
 
 def test_a_plan_has_the_runs_numbers() -> None:
@@ -69,7 +71,7 @@ def test_less_memory_gives_a_smaller_micro_batch_of_the_same_step() -> None:
 
 
 def test_a_cpus_micro_batch_stays_small() -> None:
-    made = plan("training.globalBatchSize=512", "model.preset=gpt2-tiny", device="cpu", vocab_size=257)
+    made = plan("training.globalBatchSize=512", "model.preset=gpt2-tiny", device="cpu")
     assert made.batching.micro_batch_size * made.sequence_length == CPU_MICRO_BATCH_TOKENS
     assert f"{CPU_MICRO_BATCH_TOKENS:,} tokens" in made.batching_reason
 

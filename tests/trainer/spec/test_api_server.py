@@ -126,6 +126,8 @@ MISTAKES = [
         "spec.data.prepare.decontaminate.against[0].uri",
         "such as s3://bucket/raw/*.txt",
     ),
+    (["model={from: 'run://a'}"], "spec.model.from", "from is a place on one machine; its pods see no folder of yours"),
+    (["model={from: models/a}"], "spec.model.from", "give the spec.checkpoints.uri of that run"),
     (["tokenizer=./tokenizer.json"], "spec.tokenizer", "tokenizer is a place on one machine"),
     (
         ["workers.template={spec: {restartPolicy: Never}}"],
@@ -186,6 +188,8 @@ def test_every_rule_of_ours_has_a_mistake_that_breaks_it() -> None:
         ["checkpoints.uri=/mnt/runs/a"],
         ["data.train.0.uri=/mnt/corpora/a", "tokenizer=/mnt/tokenizer.json"],
         ["data.train.0.uri=https://corpora/a"],
+        ["model={from: 's3://runs/a'}"],
+        ["model={from: 'hf://org/name'}"],
         [PREPARE, "data.prepare.sources.0.uri=python://stdlib"],
         [
             "workers.template={spec: {nodeSelector: {gpu: h100}, initContainers: [{name: warm, command: [sh]}], "

@@ -199,7 +199,6 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
     ("override", "path"),
     [
         ("task=Instruct", "spec.task"),
-        ("model={from: 'hf://openai-community/gpt2'}", "spec.model.from"),
         ("model={custom: 'mine.models:build'}", "spec.model.custom"),
         ("model.lora={}", "spec.model.lora"),
         ("model.trainable.scope=Head", "spec.model.trainable.scope"),

@@ -15,12 +15,11 @@ from windlass.data.preparation.processes import processors
 from windlass.data.prepare import ensure_prepared
 from windlass.data.tokenizer_training import train_tokenizer
 from windlass.data.tokenizers import load_tokenizer
-from windlass.engine.preparation import corpora_folder, open_corpora
+from windlass.engine.preparation import corpora_folder, find_model, open_corpora
 from windlass.errors import WindlassError
 from windlass.spec.document import parse
 from windlass.spec.job import API_VERSION, KIND, LLMTrainingJob
 from windlass.spec.loading import InvalidJob, load_job_text
-from windlass.spec.presets import tokenizer_name
 
 
 def prepare_job(job: LLMTrainingJob, runs: Path, workers: int | None) -> None:
@@ -28,7 +27,7 @@ def prepare_job(job: LLMTrainingJob, runs: Path, workers: int | None) -> None:
     if job.spec.data.prepare is None:
         raise WindlassError("ConfigInvalid", "spec.data.prepare: missing; it says what to make a corpus of")
     with _continued():
-        tokenizer = load_tokenizer(tokenizer_name(job.spec))
+        _, _, tokenizer = find_model(job, runs)
         corpora, _ = open_corpora(job, corpora_folder(runs), tokenizer, warn, workers=workers or processors())
     for line in describe(corpora[0][0]):
         write(line)

@@ -4,22 +4,21 @@ from pathlib import Path
 
 from windlass.cli.show import write
 from windlass.data.corpus import Corpus
-from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.data.tokenizers import Tokenizer
 from windlass.engine.machine import this_machine
-from windlass.engine.preparation import corpora_folder, corpus_name, plan_on
+from windlass.engine.preparation import corpora_folder, corpus_name, find_model, plan_lines, plan_on
 from windlass.errors import WindlassError
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.presets import tokenizer_name
 
 
 def show_plan(job: LLMTrainingJob, runs: Path) -> None:
     """Print the plan; the corpus is looked at where it is prepared already. Raises ConfigInvalid, DataNotFound."""
     machine = this_machine()
     world_size = machine.check_ranks(ranks(job.spec))
-    tokenizer = load_tokenizer(tokenizer_name(job.spec))
-    plan = plan_on(machine, job, world_size, tokenizer, _train_tokens(job, tokenizer, corpora_folder(runs)))
-    for line in plan.lines():
+    base, config, tokenizer = find_model(job, runs)
+    plan = plan_on(machine, job, world_size, config, _train_tokens(job, tokenizer, corpora_folder(runs)))
+    for line in plan_lines(plan, base):
         write(line)
 
 

@@ -12,6 +12,7 @@ from windlass.data.prepare import ensure_prepared
 from windlass.data.samples import Windows
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
+from windlass.engine.bases import Base, find_base, pinned_checkpoint, require_context, tokenizer_of, write_base
 from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
@@ -19,7 +20,7 @@ from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.plan import Plan, make_plan
 from windlass.spec.job import Data, LLMTrainingJob
-from windlass.spec.presets import model_config, tokenizer_name
+from windlass.spec.presets import ModelConfig, model_config, tokenizer_name
 
 Progress = Callable[[str], None]
 WeightedCorpora = list[tuple[Corpus, float]]
@@ -30,6 +31,8 @@ class Prepared:
     """What of a run depends on no machine."""
 
     job: LLMTrainingJob
+    config: ModelConfig
+    base: Base | None
     tokenizer: Tokenizer
     train: WeightedCorpora
     validation: WeightedCorpora
@@ -55,25 +58,46 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
 
 def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
     """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
-    tokenizer = load_tokenizer(tokenizer_name(job.spec))
-    if tokenizer.name not in BUILT_IN:
+    base, config, tokenizer = find_model(job, run.path.parent, pinned_checkpoint(run, job.spec.model.from_ or ""))
+    if base is not None:
+        write_base(base, run)
+    if tokenizer.name not in BUILT_IN or base is not None:
         tokenizer.save(run.tokenizer)
-    prepared = Prepared(job, tokenizer, *open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress))
+    corpora = open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress)
+    prepared = Prepared(job, config, base, tokenizer, *corpora)
     if job.spec.evaluation.baseline == "Bigram":
         measure_baseline(prepared, run)
     return prepared
 
 
+def find_model(
+    job: LLMTrainingJob, runs: Path, pinned: str | None = None
+) -> tuple[Base | None, ModelConfig, Tokenizer]:
+    """What the job's model starts from, its architecture, and its tokenizer.
+
+    Arguments as of `find_base`. Raises WindlassError: ConfigInvalid, DataNotFound, DataCorrupt.
+    """
+    model = job.spec.model
+    if model.from_ is None:
+        tokenizer = load_tokenizer(tokenizer_name(job.spec))
+        return None, model_config(model, tokenizer.vocab_size), tokenizer
+    base = find_base(model.from_, runs, pinned)
+    require_context(base, job.spec.data.sequence_length)
+    return base, base.config, tokenizer_of(base, job.spec.tokenizer)
+
+
 def settings_for(prepared: Prepared, run: RunFolder, machine: Machine, ranks: int) -> RankSettings:
     """What `ranks` ranks need on a machine."""
     job = prepared.job
-    plan = plan_on(machine, job, ranks, prepared.tokenizer, prepared.train_tokens)
+    plan = plan_on(machine, job, ranks, prepared.config, prepared.train_tokens)
     return RankSettings(
         job=job,
         folder=run.path,
+        config=prepared.config,
+        base=prepared.base,
         plan=plan,
         total_steps=prepared.steps(plan.sequence_length),
-        tokenizer=tokenizer_name(job.spec),
+        tokenizer=_place_of_tokenizer(prepared),
         train=[(corpus.uri, weight) for corpus, weight in prepared.train],
         validation=[(corpus.uri, weight) for corpus, weight in prepared.validation],
         threads=machine.threads or threads_of_rank(ranks),
@@ -84,15 +108,27 @@ def tell_plan(settings: RankSettings, run: RunFolder, machine: Machine) -> None:
     """Write down what will be trained, and on what."""
     write_json(run.plan, asdict(settings.plan) | {"steps": settings.total_steps})
     write_json(run.environment, environment(machine))
-    for line in settings.plan.lines():
+    for line in plan_lines(settings.plan, settings.base):
         run.tell("plan", line)
 
 
-def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, tokenizer: Tokenizer, train_tokens: int | None) -> Plan:
+def plan_lines(plan: Plan, base: Base | None) -> list[str]:
+    """The plan for people, with what the model starts from."""
+    return [*plan.lines(), *([f"{'Base':<12} {base.description}"] if base else [])]
+
+
+def _place_of_tokenizer(prepared: Prepared) -> str:
+    """What every rank can load it by."""
+    if prepared.base is None or prepared.base.tokenizer is None:
+        return tokenizer_name(prepared.job.spec)
+    return prepared.tokenizer.name if prepared.tokenizer.name in BUILT_IN else prepared.base.tokenizer
+
+
+def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConfig, train_tokens: int | None) -> Plan:
     """The plan of a job for `ranks` ranks on this machine; arguments and errors as of `make_plan`."""
     return make_plan(
         job,
-        vocab_size=tokenizer.vocab_size,
+        config,
         world_size=ranks,
         device=machine.device,
         device_memory=machine.memory_of_rank(ranks),
@@ -138,7 +174,7 @@ def measure_baseline(prepared: Prepared, run: RunFolder) -> None:
     """Fit a bigram model and write its loss on the windows that the model is validated on; once for the same inputs."""
     spec = prepared.job.spec
     vocab_size = prepared.tokenizer.vocab_size
-    sequence_length = spec.data.sequence_length or model_config(spec.model, vocab_size).context_length
+    sequence_length = spec.data.sequence_length or prepared.config.context_length
     inputs = {
         "corpora": [
             [[corpus.id, weight] for corpus, weight in corpora] for corpora in (prepared.train, prepared.validation)

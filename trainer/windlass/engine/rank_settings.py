@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from windlass.engine.bases import Base
 from windlass.planning.plan import Plan
 from windlass.spec.job import LLMTrainingJob
+from windlass.spec.presets import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,9 @@ class RankSettings:
 
     job: LLMTrainingJob
     folder: Path
+    config: ModelConfig
+    base: Base | None
+    """What the weights start from; None: random ones."""
     plan: Plan
     total_steps: int
     tokenizer: str

@@ -38,6 +38,7 @@ def write_result(
         "samples": [
             {key: record[key] for key in ("step", "prompt", "text")} for record in records if record["kind"] == "sample"
         ],
+        "base": _base(run),
         "parameters": plan.get("parameters"),
         "strategy": plan.get("strategy"),
         "precision": plan.get("precision"),
@@ -49,6 +50,11 @@ def write_result(
 
     write_report(run.path)
     return result
+
+
+def _base(run: RunFolder) -> dict[str, Any] | None:
+    base = read_json(run.base)
+    return base and {name: base[name] for name in ("uri", "checkpoint", "identity")}
 
 
 def _newest_checkpoint(uri: str) -> dict[str, Any] | None:

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "baseline.json"
 
     @property
+    def base(self) -> Path:
+        """What the model started from, with spec.model.from."""
+        return self.path / "base.json"
+
+    @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.run_folder import RunFolder
@@ -13,12 +14,15 @@ from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import load_job, load_job_text
-from windlass.spec.presets import model_config, tokenizer_name
+from windlass.spec.presets import ModelConfig, tokenizer_name
 from windlass.storage import Storage, shown
 from windlass.training.checkpoint import load_model_state
-from windlass.training.commits import CommitLog
+from windlass.training.commits import Commit, CommitLog
 
 logger = logging.getLogger(__name__)
+
+_MODEL = "model's "
+"""Before the name of each of the architecture's fields, in a checkpoint's inputs."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,41 @@ class TrainedRun:
     """What `load_tokenizer` takes: its name, or the copy that the run keeps."""
 
 
-def load_run(run: Path | str) -> tuple[Decoder, Tokenizer]:
+def load_run(run: Path | str, checkpoint: str | None = None) -> tuple[Decoder, Tokenizer]:
     """A run's model, with the newest checkpoint's weights, on the CPU in evaluation mode, and its tokenizer.
 
     `run` is the run's folder, its name under runs/, or the URI of its checkpoints. A damaged checkpoint is passed over
-    for the one before. Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
+    for the one before, unless `checkpoint` asks for one, by its folder. Raises WindlassError: DataNotFound where there
+    is no such run or no checkpoint yet.
     """
     found = find_run(run)
     tokenizer = load_tokenizer(found.tokenizer)
-    model = Decoder(model_config(found.job.spec.model, tokenizer.vocab_size))
     log = CommitLog(Storage(found.checkpoints))
     for commit in log.valid_commits():
+        if checkpoint not in (None, commit.folder):
+            continue
+        model = Decoder(config_of(commit))
         try:
             load_model_state(log, commit, model)
         except WindlassError as error:
-            if error.reason != "CheckpointCorrupt":
+            if error.reason != "CheckpointCorrupt" or checkpoint is not None:
                 raise
             logger.warning("Taking the checkpoint before step %d: %s", commit.step, error)
         else:
             return model.eval(), tokenizer
     raise WindlassError("DataNotFound", f"{found.place} has no checkpoint yet. Let the run save one first.")
+
+
+def describe_model(config: ModelConfig) -> dict[str, Any]:
+    """An architecture as the inputs of a run, by which a checkpoint of another one is refused."""
+    return {f"{_MODEL}{name}": value for name, value in config.model_dump(mode="json").items()}
+
+
+def config_of(commit: Commit) -> ModelConfig:
+    """The architecture that a checkpoint's weights are for."""
+    inputs = commit.state["inputs"]
+    values = {name.removeprefix(_MODEL): value for name, value in inputs.items() if name.startswith(_MODEL)}
+    return ModelConfig.model_validate(values)
 
 
 def find_run(run: Path | str) -> TrainedRun:
@@ -84,7 +103,7 @@ def _stored_run(uri: str) -> TrainedRun:
 
 def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
     name = tokenizer_name(job.spec)
-    return name if name in BUILT_IN else kept
+    return name if name in BUILT_IN and job.spec.model.from_ is None else kept
 
 
 def generate_text(

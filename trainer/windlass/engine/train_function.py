@@ -16,13 +16,14 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.engine.bases import base_weights
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
+from windlass.engine.runs import describe_model
 from windlass.lock import whereabouts
-from windlass.models.decoder import Decoder
+from windlass.models.decoder import Decoder, load_weights
 from windlass.planning.peaks import peak_flops
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.presets import model_config
 from windlass.storage import Storage
 from windlass.tasks.pretrain import output_loss
 from windlass.training.commits import CommitLog
@@ -90,10 +91,9 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     tokenizer = load_tokenizer(settings.tokenizer)
     corpora = [(Corpus.open(uri), weight) for uri, weight in settings.train]
     validation = [(Corpus.open(uri), weight) for uri, weight in settings.validation]
-    config = model_config(spec.model, tokenizer.vocab_size)
 
     with torch.device("meta"):
-        decoder = Decoder(config)
+        decoder = Decoder(settings.config)
     if plan.strategy in {"Single", "DDP"}:
         decoder.to_empty(device=ranks.device)
         decoder.initialise(spec.training.seed)
@@ -114,7 +114,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 spec=spec,
                 ranks=ranks,
                 model=model,
-                initialise=partial(unwrapped(model).initialise, spec.training.seed),
+                initialise=partial(_initialise, unwrapped(model), settings),
                 loss=loss,
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
@@ -140,7 +140,8 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     "corpus": [[corpus.id, weight] for corpus, weight in corpora],
                     "way to cut sequences": [spec.data.stride, spec.data.packing, spec.data.document_mask],
                     "tokenizer": tokenizer.fingerprint,
-                    **{f"model's {name}": value for name, value in config.model_dump(mode="json").items()},
+                    **describe_model(settings.config),
+                    **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
                 measurements=_measurements(settings, ranks, tokenizer, validation, loss),
                 log=CommitLog(Storage(run.checkpoints_uri(job))),
@@ -154,6 +155,14 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
         )
     finally:
         recorder.close()
+
+
+def _initialise(model: Decoder, settings: RankSettings) -> None:
+    """Give the model the weights of a run that starts: the base's, or random ones."""
+    if settings.base is None:
+        model.initialise(settings.job.spec.training.seed)
+    else:
+        load_weights(model, base_weights(settings.base))
 
 
 def _measurements(

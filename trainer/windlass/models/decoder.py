@@ -7,7 +7,7 @@ decoder built on the meta device is whole after `to_empty` and `initialise`, or 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -263,6 +263,13 @@ class Decoder(nn.Module):
             elif name.endswith("weight"):
                 full.fill_(1.0)
             assign(parameter, full)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy whole weights, by their parameter's name, into a model that may be sharded or hold recomputed blocks."""
+    for name, parameter in model.named_parameters():
+        assign(parameter, weights[name.replace("_checkpoint_wrapped_module.", "")])
 
 
 def assign(parameter: Tensor, full: Tensor) -> None:

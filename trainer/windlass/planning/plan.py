@@ -7,7 +7,8 @@ from windlass.planning.choices import Device, Precision, Strategy, resolve_preci
 from windlass.planning.compute import count_parameters, flops_per_token
 from windlass.planning.memory import Memory, estimate_memory
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.presets import model_config
+from windlass.spec.presets import ModelConfig
+from windlass.storage import shown
 
 MEMORY_SHARE = 0.8
 """Share of a device's memory that the estimate may take: the rest is the framework's, and for fragments."""
@@ -21,7 +22,8 @@ CHECKPOINT_BYTES = 12
 class Plan:
     """What a run will be. Memory is that of one rank, in bytes; `steps` is None until the corpus tells."""
 
-    preset: str
+    model: str
+    """Its preset, or what it starts from."""
     parameters: int
     sequence_length: int
     device: Device
@@ -49,7 +51,7 @@ class Plan:
         """The plan for people, a line for each thing."""
         ranks, memory = self.batching.world_size, self.memory
         rows = {
-            "Model": f"{self.preset}, {self.parameters:,} parameters",
+            "Model": f"{self.model}, {self.parameters:,} parameters",
             "Ranks": f"{ranks} on {self.device}, {self.strategy}: {self.strategy_reason}",
             "Precision": f"{self.precision}: {self.precision_reason}",
             "Step": f"{self.tokens_per_step:,} tokens: {ranks} ranks x {self.batching.accumulation} micro-batches x "
@@ -74,8 +76,8 @@ class Plan:
 
 def make_plan(
     job: LLMTrainingJob,
+    config: ModelConfig,
     *,
-    vocab_size: int,
     world_size: int,
     device: Device,
     device_memory: int,
@@ -85,7 +87,7 @@ def make_plan(
     """Plan a job for `world_size` ranks.
 
     Args:
-        vocab_size: entries of the tokenizer.
+        config: the model's architecture.
         device_memory: bytes of one rank's GPU; on a CPU, the machine's memory (all of it, not what is free: the
             micro-batch, and with it the last bits of a loss, must not depend on the moment) divided by its ranks.
         train_tokens: tokens of the training split, None before it is prepared.
@@ -94,7 +96,7 @@ def make_plan(
     Raises:
         WindlassError: ConfigInvalid, for a batch that cannot be shared or a choice that the hardware refuses.
     """
-    training, config = job.spec.training, model_config(job.spec.model, vocab_size)
+    training = job.spec.training
     sequence_length = job.spec.data.sequence_length or config.context_length
     parameters = count_parameters(config)
     strategy, strategy_reason = resolve_strategy(
@@ -132,7 +134,7 @@ def make_plan(
     steps = None if training.epochs and samples is None else total_steps(training, sequence_length, samples)
     total_tokens = None if steps is None else steps * tokens_per_step
     return Plan(
-        preset=job.spec.model.preset or "",
+        model=job.spec.model.preset or shown(job.spec.model.from_ or ""),
         parameters=parameters,
         sequence_length=sequence_length,
         device=device,

@@ -44,7 +44,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     spec = job.spec
     asked = {
         "spec.task": spec.task != "Pretrain",
-        "spec.model.from": spec.model.from_ is not None,
         "spec.model.custom": spec.model.custom is not None,
         "spec.model.lora": spec.model.lora is not None,
         "spec.model.trainable.scope": spec.model.trainable.scope != "All",

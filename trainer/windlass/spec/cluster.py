@@ -16,6 +16,10 @@ from windlass.spec.rules import Rule
 OWN_LABEL = "windlass.dev/"
 _ANYWHERE = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]*://|^/")
 _READ_ONLY = re.compile(r"^(https?|python|hf)://")
+_RUN = re.compile(r"^run:")
+_RUN_REMEDY = (
+    "its pods see no folder of yours: give the spec.checkpoints.uri of that run, such as s3://bucket/runs/NAME"
+)
 _WHERE = "its pods see no folder of yours: give a URI such as {example}, or an absolute path on a volume of theirs"
 
 
@@ -37,6 +41,10 @@ def cluster_problems(spec: JobSpec) -> Iterator[Problem]:
         yield from check(f"spec.data.train[{index}].uri", corpus.uri, "s3://bucket/corpora/NAME")
     for index, corpus in enumerate(data.validation):
         yield from _seen(f"spec.data.validation[{index}].uri", corpus.uri, "s3://bucket/corpora/NAME")
+    if spec.model.from_ is not None and _RUN.match(spec.model.from_):
+        yield Problem("spec.model.from", f"{spec.model.from_!r} is a run on one machine; {_RUN_REMEDY}")
+    elif spec.model.from_ is not None:
+        yield from _seen("spec.model.from", spec.model.from_, "s3://bucket/models/NAME")
     yield from _raw_data(spec)
     if spec.tokenizer is not None and spec.tokenizer not in TOKENIZERS:
         yield from _seen("spec.tokenizer", spec.tokenizer, "s3://bucket/tokenizer.json")
@@ -117,6 +125,13 @@ def cluster_rules() -> dict[str, list[Rule]]:
                 f"!has(self.checkpoints.uri) || !{_cel_read_only('self.checkpoints.uri')}",
                 "checkpoints.uri cannot be written to; give one such as s3://bucket/runs/NAME",
                 ".checkpoints.uri",
+            ),
+        ],
+        "spec.model": [
+            Rule(
+                f"!has(self.from) || {_cel('self.from')} && !self.from.startsWith('run:')",
+                f"from is a place on one machine; {_RUN_REMEDY}",
+                ".from",
             ),
         ],
         "spec.data": [

@@ -187,8 +187,9 @@ class Model(SpecModel):
 
     preset: str | None = None
     """Name of a built-in architecture, such as gpt2-small; `windlass.spec.presets` lists them."""
-    from_: Annotated[str | None, Field(alias="from")] = None
-    """Weights to start from: run://NAME, hf://org/name, s3://..., or a folder in Hugging Face layout."""
+    from_: Annotated[Uri | None, Field(alias="from")] = None
+    """Weights to start from, with their architecture and tokenizer: run://NAME, a run beside this one; hf://org/name;
+    or folder or URI of a run or of a model in Hugging Face layout."""
     custom: Annotated[str | None, Field(pattern=r"^[\w.]+:[\w.]+$")] = None
     """The user's own model: package.module:function, a function that returns a torch.nn.Module."""
     config: ModelOverrides = ModelOverrides()

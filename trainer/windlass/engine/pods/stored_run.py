@@ -8,7 +8,7 @@ from windlass.spec.job import LLMTrainingJob
 from windlass.storage import PATIENCE, Storage, shown
 
 _FILES = (
-    *("job.yaml", "plan.json", "environment.json", "baseline.json", "events.jsonl", "metrics.jsonl"),
+    *("job.yaml", "plan.json", "base.json", "environment.json", "baseline.json", "events.jsonl", "metrics.jsonl"),
     *("result.json", "report.html"),
 )
 _FOLDERS = ("tokenizer", "export", "tensorboard")

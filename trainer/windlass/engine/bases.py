@@ -1,0 +1,233 @@
+"""What `spec.model.from` names: weights that are found once, when a run starts, and are the same when it continues."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from windlass.data.tokenizers import FILES, Tokenizer, load_tokenizer
+from windlass.engine.run_folder import RunFolder, read_json, write_json
+from windlass.errors import WindlassError
+from windlass.models.layouts import read_config
+from windlass.spec.presets import ModelConfig
+from windlass.storage import Storage, shown
+from windlass.training.commits import Commit, CommitLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HUB = "hf://"
+RUN = "run://"
+CONFIG = "config.json"
+_MODEL_FILES = (CONFIG, "model.safetensors.index.json", *FILES)
+_PART = 64 << 20  # bytes read at a time, to hash them
+
+
+@dataclass(frozen=True)
+class Base:
+    """Weights to start from, and the architecture and tokenizer that they are for."""
+
+    uri: str
+    """As the job names it."""
+    place: str
+    """Where every rank finds it: folder or URI of a run, or of a model in Hugging Face layout."""
+    checkpoint: str | None
+    """Of a run: the folder of its checkpoint, under its checkpoints' URI."""
+    identity: str
+    """Hash of the weights; a run that started from others is not continued."""
+    config: ModelConfig
+    tokenizer: str | None
+    """What `load_tokenizer` takes; None where only weights are there."""
+
+    @property
+    def description(self) -> str:
+        """For people: name, checkpoint and the start of the hash."""
+        at = f", {self.checkpoint}" if self.checkpoint else ""
+        return f"{shown(self.uri)}{at}, weights {self.identity[:12]}"
+
+
+def pinned_checkpoint(run: RunFolder, uri: str) -> str | None:
+    """Which checkpoint of its base a run began from, when it continues."""
+    before = read_json(run.base) or {}
+    return before.get("checkpoint") if before.get("uri") == uri else None
+
+
+def write_base(base: Base, run: RunFolder) -> None:
+    """Write down what a run starts from."""
+    write_json(run.base, asdict(base) | {"config": base.config.model_dump()})
+
+
+def find_base(uri: str, runs: Path, pinned: str | None = None) -> Base:
+    """What `spec.model.from` names: of a run among `runs`, its newest checkpoint, or the one that is `pinned`.
+
+    Raises WindlassError: DataNotFound where there is none, ConfigInvalid for an architecture the decoder is not.
+    """
+    if uri.startswith(HUB):
+        return _hugging_face(uri, *_from_hub(uri))
+    if uri.startswith(RUN):
+        return _of_run(uri, str(runs / uri.removeprefix(RUN).strip("/")), pinned)
+    storage = Storage(uri)
+    place = storage.path if storage.is_local else uri.rstrip("/")
+    if storage.exists("job.yaml"):
+        return _of_run(uri, place, pinned)
+    if storage.exists(CONFIG):
+        return _hugging_face(uri, place, storage)
+    raise WindlassError(
+        "DataNotFound",
+        f"spec.model.from: {shown(uri)} has neither config.json, as a model in Hugging Face layout, nor job.yaml, as "
+        "a run; it is run://NAME, hf://org/name, or a folder or URI of either",
+    )
+
+
+def _of_run(uri: str, place: str, pinned: str | None) -> Base:
+    from windlass.engine.runs import config_of, find_run
+
+    try:
+        found = find_run(place)
+    except WindlassError as error:
+        raise WindlassError(error.reason, f"spec.model.from: {shown(uri)}: {error}") from error
+    commits = CommitLog(Storage(found.checkpoints)).valid_commits()
+    chosen = [commit for commit in commits if pinned in (None, commit.folder)]
+    if not chosen:
+        missing = (
+            f"its checkpoint {pinned}, which this run began from, is gone" if pinned else "it has no checkpoint yet"
+        )
+        raise WindlassError("DataNotFound", f"spec.model.from: {shown(uri)}: {missing}")
+    commit = chosen[0]
+    return Base(uri, place, commit.folder, _identity_of(commit), config_of(commit), found.tokenizer)
+
+
+def _identity_of(commit: Commit) -> str:
+    """Hash of a checkpoint's tensors and of what they were trained from, which may hold the frozen ones."""
+    files = {name: record.xxh3 for name, record in commit.files.items() if name.endswith(".distcp")}
+    content = {"files": files, "inputs": commit.state["inputs"]}
+    return xxhash.xxh3_128(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _hugging_face(uri: str, place: str, storage: Storage) -> Base:
+    names = _files(storage)
+    digest = xxhash.xxh3_128()
+    for name in names:
+        if name not in FILES:
+            for part in _parts(storage, name, names[name]):
+                digest.update(part)
+    try:
+        values = json.loads(storage.read(CONFIG))
+    except ValueError as error:
+        raise WindlassError("DataCorrupt", f"{shown(uri)}: {CONFIG} is not JSON: {error}") from error
+    try:
+        config = read_config(values)
+    except WindlassError as error:
+        raise WindlassError(error.reason, f"spec.model.from: {shown(uri)}: {error}") from error
+    tokenizer = place.partition("@")[0] if "tokenizer.json" in names else None
+    return Base(uri, place, None, digest.hexdigest(), config, tokenizer)
+
+
+def _files(storage: Storage) -> dict[str, int]:
+    """A model's files and their sizes, those of its tokenizer too."""
+    listed = storage.list()
+    return {name: size for name, size in listed.items() if name in _MODEL_FILES or _is_weights(name)}
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and "/" not in name
+
+
+def _parts(storage: Storage, name: str, size: int) -> Iterator[bytes]:
+    for start in range(0, size, _PART):
+        yield storage.read(name, start, min(start + _PART, size))
+
+
+def _from_hub(uri: str) -> tuple[str, Storage]:
+    """A repository of the Hugging Face hub, downloaded or in its cache: the name with its commit, and the files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    name, _, revision = uri.removeprefix(HUB).partition("@")
+    try:
+        folder = snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", *_MODEL_FILES])
+    except (OSError, HFValidationError) as error:  # those of its own and of the network are OSErrors
+        reason = str(error).strip().splitlines()[0]
+        raise WindlassError(
+            "DataNotFound",
+            f"spec.model.from: {uri} cannot be downloaded and is not in HF_HOME; check name, token and network: "
+            f"{reason}",
+        ) from error
+    if not (Path(folder) / CONFIG).exists():
+        raise WindlassError("DataNotFound", f"spec.model.from: {uri} has no {CONFIG}")
+    return f"{HUB}{name}@{Path(folder).name}", Storage(folder)
+
+
+def base_weights(base: Base) -> "dict[str, Tensor]":
+    """Our name -> weight, in float32 on the CPU. Raises DataNotFound, DataCorrupt."""
+    from windlass.engine.runs import load_run
+    from windlass.models.huggingface import load_model
+
+    if base.checkpoint is not None:
+        return load_run(base.place, base.checkpoint)[0].state_dict()
+    with _local(base.place) as folder:
+        return load_model(folder).state_dict()
+
+
+@contextmanager
+def _local(place: str) -> Iterator[Path]:
+    """A model's files as a local folder; those of a storage are copied for as long as they are needed."""
+    storage = _from_hub(place)[1] if place.startswith(HUB) else Storage(place)
+    if storage.is_local:
+        yield Path(storage.path)
+        return
+    with TemporaryDirectory(prefix="windlass-") as folder:
+        for name, size in _files(storage).items():
+            with open(Path(folder) / name, "wb") as file:
+                file.writelines(_parts(storage, name, size))
+        yield Path(folder)
+
+
+def tokenizer_of(base: Base, asked: str | None) -> Tokenizer:
+    """The base's tokenizer, which the job may name again. Raises ConfigInvalid where it names another one."""
+    if base.tokenizer is None:
+        if asked is None:
+            raise WindlassError(
+                "ConfigInvalid",
+                f"spec.tokenizer: missing, and {shown(base.uri)} has no tokenizer.json; name the one of its training",
+            )
+        tokenizer = load_tokenizer(asked)
+    else:
+        tokenizer = load_tokenizer(base.tokenizer)
+        if asked is not None and not _alike(load_tokenizer(asked), tokenizer):
+            raise WindlassError(
+                "ConfigInvalid",
+                f"spec.tokenizer: {asked} is not the tokenizer of {shown(base.uri)}, {tokenizer.name} "
+                f"({tokenizer.vocab_size:,} tokens); leave it out",
+            )
+    if tokenizer.vocab_size > base.config.vocab_size:
+        raise WindlassError(
+            "ConfigInvalid",
+            f"spec.tokenizer: {tokenizer.name} has {tokenizer.vocab_size:,} tokens, and {shown(base.uri)} embeds "
+            f"{base.config.vocab_size:,}; name the one it was trained with",
+        )
+    return tokenizer
+
+
+def _alike(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether both have the same tokens: files of one tokenizer differ, ours from those published for instance."""
+    if one.fingerprint == other.fingerprint:
+        return True
+    return (one.vocab_size, one.end_of_document) == (other.vocab_size, other.end_of_document) and all(
+        one.decode([token]) == other.decode([token]) for token in range(one.vocab_size)
+    )
+
+
+def require_context(base: Base, sequence_length: int | None) -> None:
+    """Raise ConfigInvalid where the job's sequences are longer than the base's context."""
+    if sequence_length is not None and sequence_length > base.config.context_length:
+        raise WindlassError(
+            "ConfigInvalid",
+            f"spec.data.sequenceLength: {sequence_length} is longer than the context of {shown(base.uri)}, "
+            f"{base.config.context_length}; lower it",
+        )
