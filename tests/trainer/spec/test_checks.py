@@ -200,8 +200,6 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
     [
         ("task=Instruct", "spec.task"),
         ("model={custom: 'mine.models:build'}", "spec.model.custom"),
-        ("model.lora={}", "spec.model.lora"),
-        ("model.trainable.scope=Head", "spec.model.trainable.scope"),
         ("evaluation.suites=[{name: hellaswag}]", "spec.evaluation.suites"),
     ],
 )

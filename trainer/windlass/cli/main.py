@@ -183,15 +183,16 @@ def list_runs(runs: Runs = DEFAULT_RUNS) -> None:
 def export(
     run: Run,
     folder: Annotated[Path, typer.Argument(help="New folder.", metavar="DIR", show_default=False)],
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapters, as peft loads them.")] = False,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Write a model in Hugging Face layout.
 
-    config.json, safetensors and the tokenizer: what transformers loads.
+    config.json, safetensors and the tokenizer: what transformers loads. Adapters are merged.
     """
     from windlass.cli.text import export_run
 
-    export_run(run, folder, runs=runs)
+    export_run(run, folder, runs=runs, adapter=adapter)
 
 
 for command in (submit, status, logs, suspend, resume, cancel):

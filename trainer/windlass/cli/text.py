@@ -20,9 +20,10 @@ def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
     write()
 
 
-def export_run(run: str, folder: Path, *, runs: Path) -> None:
-    """Write a run's newest weights and its tokenizer to a new folder, in Hugging Face layout."""
-    engine.export_run(_folder(run, runs), folder)
+def export_run(run: str, folder: Path, *, runs: Path, adapter: bool = False) -> None:
+    """Write a run's newest weights and its tokenizer, or its adapters alone, to a new folder."""
+    write_to = engine.export_run_adapter if adapter else engine.export_run
+    write_to(_folder(run, runs), folder)
     write(f"{short(folder.absolute())}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import xxhash
 from windlass.data.tokenizers import FILES, Tokenizer, load_tokenizer
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.errors import WindlassError
-from windlass.models.layouts import read_config
+from windlass.models.families import read_config
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage, shown
 from windlass.training.commits import Commit, CommitLog
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 HUB = "hf://"
 RUN = "run://"
 CONFIG = "config.json"
-_MODEL_FILES = (CONFIG, "model.safetensors.index.json", *FILES)
+_MODEL_FILES = (CONFIG, "model.safetensors.index.json", "pytorch_model.bin.index.json", *FILES)
 _PART = 64 << 20  # bytes read at a time, to hash them
 
 
@@ -59,7 +60,16 @@ def pinned_checkpoint(run: RunFolder, uri: str) -> str | None:
 
 def write_base(base: Base, run: RunFolder) -> None:
     """Write down what a run starts from."""
-    write_json(run.base, asdict(base) | {"config": base.config.model_dump()})
+    write_json(run.base, asdict(base) | {"config": base.config.model_dump(mode="json")})
+
+
+def read_base(run: Storage) -> Base | None:
+    """What a run has started from, or None where it has not got so far."""
+    try:
+        values = json.loads(run.read("base.json"))
+    except FileNotFoundError:
+        return None
+    return Base(**(values | {"config": ModelConfig.model_validate_json(json.dumps(values["config"]))}))
 
 
 def find_base(uri: str, runs: Path, pinned: str | None = None) -> Base:
@@ -135,7 +145,7 @@ def _files(storage: Storage) -> dict[str, int]:
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") and "/" not in name
+    return "/" not in name and (name.endswith(".safetensors") or fnmatch(name, "pytorch_model*.bin"))
 
 
 def _parts(storage: Storage, name: str, size: int) -> Iterator[bytes]:
@@ -150,7 +160,9 @@ def _from_hub(uri: str) -> tuple[str, Storage]:
 
     name, _, revision = uri.removeprefix(HUB).partition("@")
     try:
-        folder = snapshot_download(name, revision=revision or None, allow_patterns=["*.safetensors", *_MODEL_FILES])
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=["*.safetensors", "pytorch_model*.bin", *_MODEL_FILES]
+        )
     except (OSError, HFValidationError) as error:  # those of its own and of the network are OSErrors
         reason = str(error).strip().splitlines()[0]
         raise WindlassError(

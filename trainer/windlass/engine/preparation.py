@@ -125,7 +125,9 @@ def _place_of_tokenizer(prepared: Prepared) -> str:
 
 
 def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConfig, train_tokens: int | None) -> Plan:
-    """The plan of a job for `ranks` ranks on this machine; arguments and errors as of `make_plan`."""
+    """The plan of a job for `ranks` ranks on this machine; arguments and errors as of `make_plan`, `build_model`."""
+    from windlass.models.build import count_trained  # torch's seconds pass while Ray's processes start
+
     return make_plan(
         job,
         config,
@@ -134,6 +136,7 @@ def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConf
         device_memory=machine.memory_of_rank(ranks),
         train_tokens=train_tokens,
         compute_capability=machine.compute_capability,
+        counts=count_trained(config, job.spec.model),
     )
 
 

@@ -1,5 +1,6 @@
 """Models out of runs: the newest checkpoint's weights and tokenizer, as plain PyTorch, and text from them."""
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
+from windlass.engine.bases import Base, read_base
 from windlass.engine.run_folder import RunFolder
+from windlass.engine.weights import give_weights
 from windlass.errors import WindlassError
+from windlass.models.build import build_model
 from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
+from windlass.models.lora import export_adapter, merge_adapters
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import load_job, load_job_text
 from windlass.spec.presets import ModelConfig, tokenizer_name
@@ -35,14 +40,16 @@ class TrainedRun:
     checkpoints: str
     tokenizer: str
     """What `load_tokenizer` takes: its name, or the copy that the run keeps."""
+    base: Base | None
+    """What it started from, for the weights that it did not train."""
 
 
-def load_run(run: Path | str, checkpoint: str | None = None) -> tuple[Decoder, Tokenizer]:
+def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = True) -> tuple[Decoder, Tokenizer]:
     """A run's model, with the newest checkpoint's weights, on the CPU in evaluation mode, and its tokenizer.
 
     `run` is the run's folder, its name under runs/, or the URI of its checkpoints. A damaged checkpoint is passed over
-    for the one before, unless `checkpoint` asks for one, by its folder. Raises WindlassError: DataNotFound where there
-    is no such run or no checkpoint yet.
+    for the one before, unless `checkpoint` asks for one, by its folder. Adapters are merged, unless that is not wanted.
+    Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
     """
     found = find_run(run)
     tokenizer = load_tokenizer(found.tokenizer)
@@ -50,7 +57,8 @@ def load_run(run: Path | str, checkpoint: str | None = None) -> tuple[Decoder, T
     for commit in log.valid_commits():
         if checkpoint not in (None, commit.folder):
             continue
-        model = Decoder(config_of(commit))
+        model = build_model(config_of(commit), found.job.spec.model)
+        give_weights(model, found.base, found.job.spec.training.seed, trained=False)
         try:
             load_model_state(log, commit, model)
         except WindlassError as error:
@@ -58,6 +66,8 @@ def load_run(run: Path | str, checkpoint: str | None = None) -> tuple[Decoder, T
                 raise
             logger.warning("Taking the checkpoint before step %d: %s", commit.step, error)
         else:
+            if merge:
+                merge_adapters(model)
             return model.eval(), tokenizer
     raise WindlassError("DataNotFound", f"{found.place} has no checkpoint yet. Let the run save one first.")
 
@@ -71,7 +81,7 @@ def config_of(commit: Commit) -> ModelConfig:
     """The architecture that a checkpoint's weights are for."""
     inputs = commit.state["inputs"]
     values = {name.removeprefix(_MODEL): value for name, value in inputs.items() if name.startswith(_MODEL)}
-    return ModelConfig.model_validate(values)
+    return ModelConfig.model_validate_json(json.dumps(values))
 
 
 def find_run(run: Path | str) -> TrainedRun:
@@ -83,7 +93,9 @@ def find_run(run: Path | str) -> TrainedRun:
             folder = RunFolder(path.absolute())
             job = load_job(folder.job)
             checkpoints = folder.checkpoints_uri(job)
-            return TrainedRun(job, str(path), checkpoints, _tokenizer(job, str(folder.tokenizer)))
+            return TrainedRun(
+                job, str(path), checkpoints, _tokenizer(job, str(folder.tokenizer)), _base(job, str(path))
+            )
     raise WindlassError(
         "DataNotFound", f"There is no run {run}: neither {run}/job.yaml nor runs/{run}/job.yaml exists."
     )
@@ -98,7 +110,11 @@ def _stored_run(uri: str) -> TrainedRun:
             f"There is no run in {shown(uri)}: it has no job.yaml. Give the spec.checkpoints.uri of a job.",
         ) from error
     job = load_job_text(text, f"{shown(uri)}/job.yaml")
-    return TrainedRun(job, shown(uri), uri, _tokenizer(job, f"{uri}/tokenizer"))
+    return TrainedRun(job, shown(uri), uri, _tokenizer(job, f"{uri}/tokenizer"), _base(job, uri))
+
+
+def _base(job: LLMTrainingJob, place: str) -> Base | None:
+    return None if job.spec.model.from_ is None else read_base(Storage(place))
 
 
 def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
@@ -146,3 +162,12 @@ def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
     export_model(model, tokenizer, folder)
+
+
+def export_run_adapter(run: Path | str, folder: Path) -> None:
+    """Write a run's adapters alone, as peft reads them. Raises ConfigInvalid where it trained none."""
+    found = find_run(run)
+    model = found.job.spec.model
+    if model.lora is None:
+        raise WindlassError("ConfigInvalid", f"{found.place} trained no adapters: its job has no spec.model.lora")
+    export_adapter(load_run(run, merge=False)[0], model.lora, model.from_ or "", folder)

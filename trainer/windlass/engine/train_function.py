@@ -16,12 +16,12 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from windlass.data.corpus import Corpus
 from windlass.data.stream import TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
-from windlass.engine.bases import base_weights
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.runs import describe_model
+from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts
-from windlass.models.decoder import Decoder, load_weights
+from windlass.models.build import build_model
 from windlass.planning.peaks import peak_flops
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage
@@ -93,7 +93,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     validation = [(Corpus.open(uri), weight) for uri, weight in settings.validation]
 
     with torch.device("meta"):
-        decoder = Decoder(settings.config)
+        decoder = build_model(settings.config, spec.model)
     if plan.strategy in {"Single", "DDP"}:
         decoder.to_empty(device=ranks.device)
         decoder.initialise(spec.training.seed)
@@ -103,6 +103,9 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     micro_batch = plan.batching.micro_batch_size
     settle_buckets(model, ranks.device)
     loss: Loss = torch.compile(output_loss) if spec.training.parallelism.compile else output_loss
+
+    give = partial(give_weights, unwrapped(model), settings.base, spec.training.seed)
+    give(trained=False)  # no checkpoint holds them
 
     device_name = torch.cuda.get_device_name() if ranks.device.type == "cuda" else platform.processor()
     if ranks.first:
@@ -114,7 +117,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 spec=spec,
                 ranks=ranks,
                 model=model,
-                initialise=partial(_initialise, unwrapped(model), settings),
+                initialise=partial(give, trained=True),
                 loss=loss,
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
@@ -141,6 +144,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     "way to cut sequences": [spec.data.stride, spec.data.packing, spec.data.document_mask],
                     "tokenizer": tokenizer.fingerprint,
                     **describe_model(settings.config),
+                    "trained parameters": spec.model.model_dump(mode="json", include={"trainable", "lora"}),
                     **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
                 measurements=_measurements(settings, ranks, tokenizer, validation, loss),
@@ -155,14 +159,6 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
         )
     finally:
         recorder.close()
-
-
-def _initialise(model: Decoder, settings: RankSettings) -> None:
-    """Give the model the weights of a run that starts: the base's, or random ones."""
-    if settings.base is None:
-        model.initialise(settings.job.spec.training.seed)
-    else:
-        load_weights(model, base_weights(settings.base))
 
 
 def _measurements(

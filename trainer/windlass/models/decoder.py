@@ -266,10 +266,10 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole weights, by their parameter's name, into a model that may be sharded or hold recomputed blocks."""
-    for name, parameter in model.named_parameters():
-        assign(parameter, weights[name.replace("_checkpoint_wrapped_module.", "")])
+def assign_all(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Copy whole weights, by name, into parameters that may be sharded."""
+    for name, parameter in parameters.items():
+        assign(parameter, weights[name])
 
 
 def assign(parameter: Tensor, full: Tensor) -> None:

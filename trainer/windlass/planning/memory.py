@@ -39,9 +39,15 @@ def estimate_memory(
     micro_batch_size: int,
     sequence_length: int,
     checkpointing: Literal["None", "Selective", "Full"] = "None",
+    trained: int | None = None,
 ) -> Memory:
-    """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations."""
+    """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations.
+
+    Of parameters that are not `trained` (default: all are), neither gradients nor moments are kept; their activations
+    count all the same, as if the gradient went through every block.
+    """
     parameters = count_parameters(config)
+    trained = parameters if trained is None else trained
     element = 4 if precision == "FP32" else 2
     unfused = config.attention_softcap or (device == "cpu" and config.dropout)
     scores = sequence_length if unfused else 0
@@ -49,10 +55,11 @@ def estimate_memory(
     activations = micro_batch_size * sequence_length * per_token
     if shards == 1:
         copies = 0 if element == 4 else element * parameters  # autocast keeps the converted weights for the pass
-        return Memory(4 * parameters + copies, 4 * parameters, 8 * parameters, activations)
+        return Memory(4 * parameters + copies, 4 * trained, 8 * trained, activations)
     shard, root, block = parameters // shards, root_parameters(config), block_parameters(config)
     gathered = element * (root + 2 * block)  # the block at work and the one fetched ahead
-    return Memory(4 * shard + gathered, 4 * shard + element * max(root, block), 8 * shard, activations)
+    reduced = min(element * max(root, block), element * trained)
+    return Memory(4 * shard + gathered, 4 * trained // shards + reduced, 8 * trained // shards, activations)
 
 
 def activation_bytes_per_token(

@@ -25,6 +25,8 @@ class Plan:
     model: str
     """Its preset, or what it starts from."""
     parameters: int
+    trained: int
+    """Of the parameters; the rest stays as it is."""
     sequence_length: int
     device: Device
     strategy: Strategy
@@ -52,6 +54,7 @@ class Plan:
         ranks, memory = self.batching.world_size, self.memory
         rows = {
             "Model": f"{self.model}, {self.parameters:,} parameters",
+            "Trained": f"{self.trained:,} parameters, {self.trained / self.parameters:.2%}",
             "Ranks": f"{ranks} on {self.device}, {self.strategy}: {self.strategy_reason}",
             "Precision": f"{self.precision}: {self.precision_reason}",
             "Step": f"{self.tokens_per_step:,} tokens: {ranks} ranks x {self.batching.accumulation} micro-batches x "
@@ -83,6 +86,7 @@ def make_plan(
     device_memory: int,
     train_tokens: int | None,
     compute_capability: tuple[int, int] | None = None,
+    counts: tuple[int, int] | None = None,
 ) -> Plan:
     """Plan a job for `world_size` ranks.
 
@@ -92,13 +96,14 @@ def make_plan(
             micro-batch, and with it the last bits of a loss, must not depend on the moment) divided by its ranks.
         train_tokens: tokens of the training split, None before it is prepared.
         compute_capability: the GPU's, where it is known.
+        counts: all parameters and those that are trained, where these are not the architecture's.
 
     Raises:
         WindlassError: ConfigInvalid, for a batch that cannot be shared or a choice that the hardware refuses.
     """
     training = job.spec.training
     sequence_length = job.spec.data.sequence_length or config.context_length
-    parameters = count_parameters(config)
+    parameters, trained = counts or (count_parameters(config),) * 2
     strategy, strategy_reason = resolve_strategy(
         training.parallelism.strategy,
         world_size=world_size,
@@ -122,6 +127,7 @@ def make_plan(
             micro_batch_size=micro_batch_size,
             sequence_length=sequence_length,
             checkpointing=training.parallelism.activation_checkpointing,
+            trained=trained,
         )
 
     def fits(micro_batch_size: int) -> bool:
@@ -136,6 +142,7 @@ def make_plan(
     return Plan(
         model=job.spec.model.preset or shown(job.spec.model.from_ or ""),
         parameters=parameters,
+        trained=trained,
         sequence_length=sequence_length,
         device=device,
         strategy=strategy,
@@ -150,8 +157,8 @@ def make_plan(
         steps=steps,
         total_tokens=total_tokens,
         epochs=total_tokens / train_tokens if total_tokens and train_tokens else None,
-        flops_per_token=flops_per_token(config, sequence_length),
-        checkpoint_bytes=CHECKPOINT_BYTES * parameters,
+        flops_per_token=flops_per_token(config, sequence_length) - 2 * (parameters - trained),
+        checkpoint_bytes=CHECKPOINT_BYTES * trained,
     )
 
 

@@ -45,8 +45,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     asked = {
         "spec.task": spec.task != "Pretrain",
         "spec.model.custom": spec.model.custom is not None,
-        "spec.model.lora": spec.model.lora is not None,
-        "spec.model.trainable.scope": spec.model.trainable.scope != "All",
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
     return [Problem(path, "not in this version; leave it out") for path, present in asked.items() if present]
@@ -182,6 +180,8 @@ def _trainable(spec: JobSpec) -> Iterator[Problem]:
         )
         yield Problem(f"{path}.patterns", message, about=scope)
     yield from _expressions(f"{path}.patterns", trainable.patterns or [])
+    if spec.model.lora is not None and trainable.scope != "All":
+        yield Problem(f"{path}.scope", "lora trains its adapters and nothing else; leave one of the two out")
     if spec.model.lora is not None:
         yield from _expressions("spec.model.lora.targets", spec.model.lora.targets)
 

@@ -25,7 +25,7 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -71,6 +71,8 @@ class Checkpointer:
         self._log = log
         self._model = model
         self._optimizer = optimizer
+        # What is not trained comes from where it came from.
+        self._options = StateDictOptions(ignore_frozen_params=True, strict=not _frozen(model))
         self._ranks = ranks
         self._keep = keep
         self._attempt = 0
@@ -104,7 +106,7 @@ class Checkpointer:
 
     def _load(self, commit: Commit) -> None:
         """Load one checkpoint on all ranks. Raises CheckpointCorrupt, on all of them."""
-        model_state, optimizer_state = get_state_dict(self._model, self._optimizer)
+        model_state, optimizer_state = get_state_dict(self._model, self._optimizer, options=self._options)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
         files = CheckpointFiles(self._log.storage.child(commit.folder), expected=commit.files)
         try:
@@ -116,6 +118,7 @@ class Checkpointer:
             self._optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
+            options=self._options,
         )
 
     def _read_metrics(self, commit: Commit) -> bytes:
@@ -150,7 +153,7 @@ class Checkpointer:
         """
         assert not self.busy, "one save at a time"
         start = time.perf_counter()
-        model_state, optimizer_state = get_state_dict(self._model, self._optimizer)
+        model_state, optimizer_state = get_state_dict(self._model, self._optimizer, options=self._options)
         stager = DefaultStager(StagingOptions(False, False, False, False))
         snapshot = stager.stage({"model": model_state, "optimizer": optimizer_state})
         blocked = time.perf_counter() - start
@@ -213,14 +216,20 @@ def _cause(error: CheckpointException) -> BaseException:
 
 
 def load_model_state(log: CommitLog, commit: Commit, model: nn.Module) -> None:
-    """Load a checkpoint's weights, without its optimizer, into a model in one process. Raises CheckpointCorrupt."""
-    state = {"model": model.state_dict()}
+    """Load a checkpoint's trained weights into a model in one process. Raises CheckpointCorrupt."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {"model": {name: value for name, value in model.state_dict().items() if name in trained}}
     files = CheckpointFiles(log.storage.child(commit.folder), expected=commit.files)
     try:
         load(state, storage_reader=_reader(files), no_dist=True)
     except CheckpointException as error:
         raise _cause(error) from error
-    model.load_state_dict(state["model"])
+    model.load_state_dict(state["model"], strict=not _frozen(model))
+
+
+def _frozen(model: nn.Module) -> bool:
+    """Whether there are parameters that are not trained."""
+    return not all(parameter.requires_grad for parameter in model.parameters())
 
 
 class CheckpointFiles(FileSystemBase):

@@ -1,0 +1,85 @@
+"""Adapters and frozen parts under every strategy: killed and resumed as if nothing had been, saved without the base."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from windlass.engine.run_folder import RunFolder, read_json
+from windlass.engine.runs import export_run, export_run_adapter, load_run
+from windlass.spec.loading import dump_job
+
+
+def start(group: Any) -> None:
+    """Start ranks in a run folder that others can find."""
+    group.folder.mkdir(parents=True, exist_ok=True)
+    RunFolder(group.folder).job.write_text(dump_job(group.job))
+    group.start()
+
+
+@pytest.fixture
+def base(ranks: Callable[..., Any]) -> Any:
+    """A run of 10 steps, named base."""
+    group = ranks("base", 1, "metadata.name=base", "training.maxSteps=10")
+    start(group)
+    group.wait()
+    return group
+
+
+def tuned(trained: str) -> str:
+    return f"model={{from: 'run://base', {trained}}}"
+
+
+def bytes_of_checkpoint(run: Path) -> int:
+    newest = max((run / "checkpoints").glob("step-*"))
+    return sum(file.stat().st_size for file in newest.glob("*.distcp"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "world_size", "strategy"),
+    [
+        ("lora: {rank: 2, dropout: 0.1, targets: [attention, mlp]}", 2, "DDP"),
+        ("lora: {rank: 2, dropout: 0.1}", 2, "FSDP"),
+        ("trainable: {scope: LastBlocks, blocks: 1}", 1, "Auto"),
+    ],
+)
+def test_adapters_and_frozen_parts_killed_and_resumed_have_the_losses_of_an_undisturbed_run(
+    base: Any, ranks: Callable[..., Any], trained: str, world_size: int, strategy: str
+) -> None:
+    overrides = (tuned(trained), "training.maxSteps=16", f"training.parallelism.strategy={strategy}")
+    undisturbed = ranks("undisturbed", world_size, *overrides)
+    start(undisturbed)
+    undisturbed.wait()
+    killed = ranks("killed", world_size, *overrides)
+    start(killed)
+    killed.kill(0, at_step=9)
+    start(killed)
+    killed.wait()
+    assert killed.curve() == undisturbed.curve()
+
+    plan = read_json(RunFolder(killed.folder).plan)
+    assert plan["trained"] < plan["parameters"]
+    before, after = (load_run(folder)[0].state_dict() for folder in (base.folder, killed.folder))
+    assert torch.equal(before["blocks.0.attention_norm.weight"], after["blocks.0.attention_norm.weight"])
+    changed = "blocks.1.attention.qkv.weight"
+    assert not torch.equal(before[changed], after[changed])
+    if "lora" in trained:
+        assert bytes_of_checkpoint(killed.folder) < 0.6 * bytes_of_checkpoint(base.folder)
+
+
+def test_adapters_are_exported_merged_and_alone(base: Any, ranks: Callable[..., Any], tmp_path: Path) -> None:
+    run = ranks("tuned", 1, tuned("lora: {rank: 2}"), "training.maxSteps=6")
+    start(run)
+    run.wait()
+    export_run(run.folder, tmp_path / "merged")
+    export_run_adapter(run.folder, tmp_path / "adapter")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert not [name for name in merged if "lora" in name]
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    a, b = (adapter[f"base_model.model.transformer.h.0.attn.c_attn.lora_{part}.weight"] for part in "AB")
+    export_run(base.folder, tmp_path / "base")
+    weight = load_file(tmp_path / "base" / "model.safetensors")["transformer.h.0.attn.c_attn.weight"]
+    torch.testing.assert_close(merged["transformer.h.0.attn.c_attn.weight"], weight + 16.0 * (b @ a).T)

@@ -1,0 +1,87 @@
+"""From a job's model to modules: the decoder, its adapters, and which of its parameters are trained."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from windlass.errors import WindlassError
+from windlass.models.decoder import Decoder
+from windlass.models.lora import LoraLinear, add_adapters, initialise_adapters
+from windlass.spec.job import Model
+from windlass.spec.presets import ModelConfig
+
+RECOMPUTED = "_checkpoint_wrapped_module."
+"""In the names of parameters whose block is recomputed in the backward pass."""
+
+
+def build_model(config: ModelConfig, spec: Model) -> Decoder:
+    """The model without weights of sense; parameters that are not trained have no `requires_grad`.
+
+    Raises WindlassError: ConfigInvalid, for adapters or trainable parts that the model does not have.
+    """
+    model = Decoder(config)
+    if spec.lora is not None:
+        add_adapters(model, spec.lora)
+    trained = set(_trained(model, spec))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    return model
+
+
+def _trained(model: Decoder, spec: Model) -> Iterable[str]:
+    names = [name for name, _ in model.named_parameters()]
+    scope, layers = spec.trainable.scope, model.config.layers
+    if spec.lora is not None:
+        return added_parameters(model)
+    if scope == "All":
+        return names
+    if scope == "Matching":
+        return [name for pattern in spec.trainable.patterns or [] for name in _matching(pattern, names)]
+    head = "token_embedding.weight" if model.config.tie_embeddings else "output.weight"
+    blocks = spec.trainable.blocks or 0
+    if blocks > layers:
+        raise WindlassError("ConfigInvalid", f"spec.model.trainable.blocks: {blocks} of {layers} layers")
+    last = tuple(f"blocks.{layer}." for layer in range(layers - blocks, layers))
+    return [name for name in names if name == head or (blocks and name.startswith((*last, "norm.")))]
+
+
+def _matching(pattern: str, names: list[str]) -> list[str]:
+    found = [name for name in names if re.search(pattern, name)]
+    if not found:
+        raise WindlassError(
+            "ConfigInvalid",
+            f"spec.model.trainable.patterns: {pattern!r} is in no parameter's name; they are such as "
+            + ", ".join(names[:4]),
+        )
+    return found
+
+
+def added_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters that a base has none of: adapters."""
+    return {
+        f"{name}.{part}".replace(RECOMPUTED, "")
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLinear)
+        for part in ("lora_a", "lora_b")
+    }
+
+
+def initialise_added(model: nn.Module, seed: int) -> None:
+    """Set the parameters that a base has none of."""
+    initialise_adapters(model, seed)
+
+
+def parameters_by_name(model: nn.Module, *, trained: bool) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, or those that are not, by the names that the bare model has for them."""
+    named = ((name.replace(RECOMPUTED, ""), parameter) for name, parameter in model.named_parameters())
+    return {name: parameter for name, parameter in named if parameter.requires_grad == trained}
+
+
+def count_trained(config: ModelConfig, spec: Model) -> tuple[int, int]:
+    """All parameters, and those that are trained; errors as of `build_model`."""
+    with torch.device("meta"):
+        model = build_model(config, spec)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
