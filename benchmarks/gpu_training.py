@@ -33,7 +33,7 @@ from windlass.engine.preparation import prepare_run
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.models.decoder import Decoder
-from windlass.models.layouts import write_config
+from windlass.models.families import write_config
 from windlass.planning.peaks import peak_flops
 from windlass.planning.plan import in_units
 from windlass.spec.job import LLMTrainingJob
