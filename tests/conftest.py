@@ -6,6 +6,7 @@ import http.server
 import lzma
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -22,6 +23,8 @@ from windlass import storage
 
 settings.register_profile("windlass", deadline=None, max_examples=50)  # machines that run tests may be busy
 settings.load_profile("windlass")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore Ctrl-C
 
 KEY, SECRET = "windlass", "windlass-secret"
 

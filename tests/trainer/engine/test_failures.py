@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import torch
 
 from windlass.engine.failures import as_windlass_error, classify
 from windlass.errors import WindlassError
@@ -25,6 +26,8 @@ def test_lost_connections_alone_are_a_dead_rank() -> None:
     [
         (MemoryError(), "OutOfMemory"),
         (OSError(28, "No space left on device"), "StorageFull"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "GpuOutOfMemory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GpuOutOfMemory"),
         (ValueError("the user's own"), "UserError"),
         (RuntimeError("shapes cannot be multiplied"), "UserError"),
     ],

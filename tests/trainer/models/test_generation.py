@@ -169,3 +169,10 @@ def test_bad_input_is_refused_at_the_call(prompt: list[int], settings: dict[str,
     with pytest.raises(WindlassError, match=message) as caught:
         generate(decided(GPT2), prompt, 5, **settings)
     assert caught.value.reason == "ConfigInvalid"
+
+
+def test_a_padded_vocabulary_gives_no_tokens_that_are_no_text() -> None:
+    model = decided(GPT2)
+    whole = set(generate(model, PROMPT, 100, temperature=3.0))
+    assert max(whole) >= 10
+    assert max(generate(model, PROMPT, 100, temperature=3.0, vocab_size=10)) < 10

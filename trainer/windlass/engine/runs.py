@@ -146,6 +146,7 @@ def generate_text(
         top_p=top_p,
         seed=seed,
         end_token=tokenizer.end_of_document,
+        vocab_size=tokenizer.vocab_size,
     )
     held: list[int] = []
     for token in tokens:

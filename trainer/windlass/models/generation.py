@@ -28,6 +28,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     end_token: int | None = None,
+    vocab_size: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[int]:
     """Yield up to `max_new_tokens` tokens that follow the prompt; stop before `end_token`.
@@ -39,6 +40,7 @@ def generate(
         temperature: divides the logits; 0 takes the likeliest token each time.
         top_k: sample from the k likeliest tokens (Fan et al. 2018).
         top_p: sample from the fewest tokens whose probabilities reach p (nucleus, Holtzman et al. 2020); after top_k.
+        vocab_size: the tokenizer's; a model whose own is padded has logits beyond it, of tokens that are no text.
 
     Raises:
         WindlassError: ConfigInvalid, for an empty prompt, tokens outside the vocabulary or settings out of range.
@@ -50,7 +52,8 @@ def generate(
         tokens = list(prompt_tokens)
         reader = _Reader(model, use_cache)
         for _ in range(max_new_tokens):
-            token = sample(reader.next_logits(tokens), generator, temperature=temperature, top_k=top_k, top_p=top_p)
+            logits = reader.next_logits(tokens)[:vocab_size]
+            token = sample(logits, generator, temperature=temperature, top_k=top_k, top_p=top_p)
             if token == end_token:
                 return
             tokens.append(token)

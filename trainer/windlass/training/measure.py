@@ -113,6 +113,7 @@ class Samples:
                 top_k=40,
                 seed=self.seed,
                 end_token=self.tokenizer.end_of_document,
+                vocab_size=self.tokenizer.vocab_size,
             )
             yield {"kind": "sample", "step": step, "prompt": prompt, "text": self.tokenizer.decode(list(tokens))}
         model.train()

@@ -89,6 +89,8 @@ def test_the_newest_checkpoint_is_that_of_an_earlier_attempt_until_there_is_one(
 def test_a_failure_names_the_rank_that_died_first_and_where(view: RunView) -> None:
     death = {"fit": "2-1", "rank": 1, "exitCode": -9, "hang": False, "lastLogLines": ["the end"]}
     where = {"pod": "tiny-worker-1", "node": "node2"}
+    raised = {"rank": 2, "exitCode": 1, "pod": "tiny-worker-2", "node": "node3", "lastLogLines": ["Connection reset"]}
+    view.note_death(death | raised)  # since it misses the one that was killed, which is heard of later
     view.note_death(death | where)
     view.note_death(death | {"rank": 0, "pod": "tiny-worker-0", "node": "node1"})
     view.note_death(death | where)  # it was not heard that we have heard

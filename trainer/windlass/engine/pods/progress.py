@@ -69,6 +69,7 @@ class RunView:
         for event in self._failures:
             until = _later(event["time"], DEATH_SECONDS)
             deaths = [death for death in self._deaths if since <= death["time"] <= until]
+            deaths.sort(key=lambda death: death["exitCode"] >= 0)  # others fail as they miss one that was killed
             found.append(self._failure(event, deaths[0] if deaths else {}))
             since = until
         return found
