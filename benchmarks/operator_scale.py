@@ -35,7 +35,7 @@ from urllib.request import urlopen
 import psutil
 from aiohttp import web
 from kubernetes import client as api
-from kubernetes import config
+from kubernetes.config.kube_config import load_kube_config
 
 CRD = Path(__file__).parents[1] / "manifests/crd/llmtrainingjobs.windlass.dev.yaml"
 GROUP, VERSION, PLURAL = "windlass.dev", "v1alpha1", "llmtrainingjobs"
@@ -208,12 +208,12 @@ def until(what: str, done: Callable[[], bool], seconds: float = 900) -> float:
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
     core = api.CoreV1Api()
-    core.create_namespace({"metadata": {"name": name}})
+    core.create_namespace(api.V1Namespace(metadata=api.V1ObjectMeta(name=name)))
     try:
         yield name
     finally:
         core.delete_namespace(name, propagation_policy="Background")
-        until("the namespace is gone", lambda: name not in {n.metadata.name for n in core.list_namespace().items})
+        until("the namespace is gone", lambda: not core.list_namespace(field_selector=f"metadata.name={name}").items)
 
 
 def create_all(create: Callable[[str], Any], names: list[str]) -> dict[str, float]:
@@ -239,7 +239,8 @@ def control(count: int) -> float:
         )
         start = time.monotonic()
         create_all(
-            lambda name: apps.create_namespaced_deployment(space, deployment(name)), [f"c{i}" for i in range(count)]
+            lambda name: apps.create_namespaced_deployment(space, deployment(name)),  # type: ignore[arg-type]  # as JSON
+            [f"c{i}" for i in range(count)],
         )
         until("all Deployments are ready", lambda: len(ready.reached("c")) == count)
         return max(ready.reached("c").values()) - start
@@ -344,7 +345,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, action="append", help="how many; may be given again")
     parser.add_argument("--idle", type=int, default=300, help="seconds")
     options = parser.parse_args()
-    config.load_kube_config(os.environ.get("KUBECONFIG"))
+    load_kube_config(os.environ.get("KUBECONFIG"))
     subprocess.run(["kubectl", "apply", "--server-side", "--force-conflicts", "-f", str(CRD)], check=True)
     heads = multiprocessing.Process(target=serve_heads, daemon=True)
     heads.start()

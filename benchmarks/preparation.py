@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 WORKERS = 2
 
@@ -80,7 +82,7 @@ def tokenizing(folder: Path, name: str, rounds: int) -> None:
         return sum(map(len, mapped["ids"])) + len(mapped)
 
     def ours() -> int:
-        return prepared(folder, name).manifest.preparation.tokens
+        return int(prepared(folder, name).manifest.preparation.tokens)
 
     ways = {"windlass prepare": ours, "tokenizers encode_batch": encode_batch, "datasets.map": datasets_map}
     best = dict.fromkeys(ways, 0.0)
@@ -113,7 +115,7 @@ def duplicates(folder: Path, python: str, rounds: int) -> None:
     print(f"{bands_of(128, 0.7)}, 5-grams, {WORKERS} processes")
     for side, seconds in best.items():
         print(f"{side:<12} {seconds:6.2f} s  {seconds / best['windlass']:5.2f}x")
-    clusters = {}
+    clusters: dict[int, list[int]] = {}
     for document, first in enumerate(ours):
         clusters.setdefault(first, []).append(document)
     agree = all(len(same & set(cluster)) == len(cluster) - 1 for cluster in clusters.values())
@@ -141,7 +143,7 @@ def growth(folder: Path, sizes: list[int], tokenizer: str, tokenizing_only: bool
         print(f"{size:>6} {seconds:>8.1f} {size / seconds:>6.1f} {parent:>10.0f} {child:>11.0f} {removed:>8}")
 
 
-def last_line(command: list[str]):
+def last_line(command: list[str]) -> Any:
     """Return the JSON in the last line that another process prints."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -159,7 +161,7 @@ def one_size(folder: str, tokenizer: str, settings: str) -> None:
     print(json.dumps([seconds, *peaks, corpus.manifest.preparation.documents - kept]))
 
 
-def prepared(folder: Path, tokenizer: str, settings: dict | None = None):
+def prepared(folder: Path, tokenizer: str, settings: dict[str, Any] | None = None) -> Any:
     from windlass.data.prepare import prepare
     from windlass.data.tokenizers import load_tokenizer
     from windlass.spec.job import Prepare
@@ -180,11 +182,11 @@ def signatures_and_join(folder: Path) -> list[int]:
         assert pool
         signed = np.concatenate(list(pool.map(signatures_of, sorted((folder / "raw").glob("*.jsonl")))))
     bands = band_hashes(signed, bands_of(128, 0.7))
-    pairs = [pairs_of_equals(lambda band=band: band, len(signed)) for band in bands]
-    return clusters(len(signed), np.concatenate(pairs)).tolist()
+    pairs = [pairs_of_equals(partial(np.asarray, band), len(signed)) for band in bands]
+    return list(map(int, clusters(len(signed), np.concatenate(pairs))))
 
 
-def signatures_of(file: Path):
+def signatures_of(file: Path) -> Any:
     import numpy as np
 
     from windlass.data.deduplication.minhash import signature
@@ -205,7 +207,7 @@ def write_signatures(folder: Path) -> None:
         (folder / "ours" / f"bucket_{bucket:03}" / "00000.minhash.sig").write_bytes(ordered.tobytes())
 
 
-def datatrove(folder: Path) -> dict:
+def datatrove(folder: Path) -> dict[str, Any]:
     """A turn of datatrove: its signatures, buckets and clusters; and its buckets and clusters of our signatures."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupSignature
@@ -215,7 +217,7 @@ def datatrove(folder: Path) -> dict:
     from datatrove.utils.word_tokenizers import WordTokenizer
     from loguru import logger
 
-    class Words(WordTokenizer):
+    class Words(WordTokenizer):  # type: ignore[misc]  # of a library without types
         def word_tokenize(self, text: str) -> list[str]:
             return text.split()
 
@@ -224,7 +226,7 @@ def datatrove(folder: Path) -> dict:
     logger.remove()
     with tempfile.TemporaryDirectory(dir=folder) as work:
 
-        def run(steps: list, tasks: int, name: str) -> None:
+        def run(steps: list[Any], tasks: int, name: str) -> None:
             logs = f"{work}/logs-{name}"
             LocalPipelineExecutor(pipeline=steps, tasks=tasks, workers=WORKERS, logging_dir=logs).run()
 
@@ -281,12 +283,12 @@ def make_documents(size: int) -> Iterator[str]:
             yield text
 
 
-def read(folder: Path) -> Iterator[dict]:
+def read(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.jsonl")):
         yield from read_file(file)
 
 
-def read_file(file: Path) -> Iterator[dict]:
+def read_file(file: Path) -> Iterator[dict[str, Any]]:
     with open(file) as lines:
         yield from map(json.loads, lines)
 

@@ -113,12 +113,12 @@ def run(chosen: argparse.Namespace, folder: Path, environment: dict[str, str]) -
             return None
         return [[sample for row in rows for sample in row["steps"][step]] for step in range(steps)]
 
-    orders = {}
+    orders: dict[str, str] = {}
     for library in chosen.libraries:
         one = ranks(library, 1, 0, 8)
-        found = {world: same(ranks(library, world, 0, 8), one) for world in (2, 4, 8)}
+        likeness = {number: same(ranks(library, number, 0, 8), one) for number in (2, 4, 8)}
         resumed = ranks(library, 4, 4, 4)
-        orders[library] = ", ".join(f"{world}: {word}" for world, word in found.items())
+        orders[library] = ", ".join(f"{world}: {word}" for world, word in likeness.items())
         orders[library] += f"; 4 from step 4: {same(resumed, one and one[4:])}"
         print(library, orders[library], file=sys.stderr)
     print(table(chosen, results, orders))
@@ -153,7 +153,8 @@ def table(chosen: argparse.Namespace, results: dict[str, list[Json]], orders: di
     lines = [["what", *(LIBRARIES[library] for library in results)], ["---"] * (len(results) + 1)]
     lines += [[label, *(middle(library, *how) for library in results)] for label, how in rows.items()]
     lines += [["order of 2, 4, 8 ranks against 1", *(orders[library] for library in results)]]
-    heading = f"{chosen.tokens / 1e6:.0f} M tokens, {os.cpu_count()} cores, {chosen.rounds} rounds, peers' workers: {chosen.workers}"
+    size = f"{chosen.tokens / 1e6:.0f} M tokens, {os.cpu_count()} cores"
+    heading = f"{size}, {chosen.rounds} rounds, peers' workers: {chosen.workers}"
     return "\n".join([heading, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
@@ -190,9 +191,8 @@ def free_port() -> int:
 
 def child(request: Json) -> Json:
     """One measurement, in its own process; the library is imported before the clock starts."""
-    library = {"windlass": Windlass, "windlass-s3fs": Windlass, "mosaicml": MosaicML, "litdata": LitData}[
-        request["library"]
-    ](request)
+    libraries: dict[str, Any] = {"mosaicml": MosaicML, "litdata": LitData}
+    library = libraries.get(request["library"], Windlass)(request)
     if request["measure"] == "write":
         return library.write() or {}
     return {"epochs": epochs, "ram": epochs, "resume": resume, "order": order}[request["measure"]](library, request)

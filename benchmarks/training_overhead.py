@@ -27,6 +27,7 @@ from windlass.data.corpus import Corpus
 from windlass.engine import train_function
 from windlass.engine.machine import this_machine
 from windlass.engine.preparation import prepare_run
+from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.models.decoder import Decoder
 from windlass.spec.job import LLMTrainingJob
@@ -103,7 +104,7 @@ class PlainLoop:
     """What one would write without Windlass; takes its turn after each turn of ours."""
 
     chosen: argparse.Namespace
-    settings: train_function.RankSettings
+    settings: RankSettings
     device: torch.device
     speeds: list[float] = field(default_factory=list)
 

@@ -47,7 +47,7 @@ def test_a_job_goes_on_smaller_without_a_node_and_grows_back(cluster: Cluster, n
     on_node(job, "head", "node1")
     cluster.apply(job)
     cluster.wait_for_phase("elastic", "Running")
-    cluster.wait_for_steps_after("elastic", now(), count=10)
+    cluster.wait_for_steps_after("elastic", now(), count=30)
     moment = now()
     cluster.script("kill", "node2")
     wait_for(

@@ -40,6 +40,7 @@ def job(cluster: Cluster) -> Iterator[None]:
     cluster.wait_for_phase(NAME, "Running")
     first = wait_for("the first step", lambda: cluster.steps(NAME))[0][0]
     print(f"kubectl apply to the first step of 2 workers: {(first - start).total_seconds():.1f} s")
+    wait_for("the first checkpoint", lambda: cluster.status(NAME).get("checkpoint"))  # to go on from
     yield
     kubectl("delete", "llmjob", NAME, "--wait=false")
 

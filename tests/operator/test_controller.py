@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ class World:
         self.answer = {
             "attempt": attempt,
             "phase": "Running",
-            "since": progress.datetime.now(progress.UTC).isoformat(),
+            "since": datetime.now(UTC).isoformat(),
             "workers": {"joined": 2, "training": 2},
             "progress": {"step": step, "maxSteps": 100, "loss": 3.25},
             "checkpoint": {"step": 5, "uri": "s3://runs/plays/step-5", "committedAt": "2026-01-31T12:00:00Z"},

@@ -34,7 +34,7 @@ def waiting(reason: str, message: str) -> dict[str, Any]:
 
 
 def observed(item: dict[str, Any], **options: Any) -> Any:
-    return observe_pod(trim_pod(item), **({"node_lost": False, "mount_failures": {}} | options))
+    return observe_pod(trim_pod(item), **{"node_lost": False, "mount_failures": {}, **options})
 
 
 def test_a_running_worker_is_seen_with_its_seat_and_node() -> None:

@@ -115,7 +115,7 @@ def test_one_bad_step_is_left_out_and_training_goes_on(
     """The bad step is made up: a real one is an accident of hardware."""
     calls = iter(range(1, 1000))
 
-    def bad_at_call_eight(model: torch.nn.Module, *arguments: Any) -> float:
+    def bad_at_call_eight(model: torch.nn.Module, *arguments: Any) -> torch.Tensor:
         if next(calls) == 8:
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, math.nan)
