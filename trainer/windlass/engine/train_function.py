@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import socket
 import sys
 from datetime import timedelta
 from functools import partial
@@ -34,6 +35,8 @@ from windlass.training.parallel import parallelise, settle_buckets, unwrapped
 from windlass.training.ranks import Ranks, join_ranks, single_process
 from windlass.training.recorder import Recorder, Sink
 from windlass.training.sinks import PrometheusSink, TensorBoardSink, WandbSink
+
+logger = logging.getLogger(__name__)
 
 VALIDATIONS = 10
 """How often a run is measured where evaluation.everySteps does not say."""
@@ -86,6 +89,8 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     """Build this rank's model, data and files, and train. Raises WindlassError with the reason of a failure."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     torch.set_num_threads(settings.threads)
+    here = f"{socket.gethostname()}, {ranks.device}, {settings.threads} threads"
+    logger.info("Rank %d of %d starts on %s", ranks.rank, ranks.world_size, here)
     job, plan, run = settings.job, settings.plan, RunFolder(settings.folder)
     spec = job.spec
     tokenizer = load_tokenizer(settings.tokenizer)
