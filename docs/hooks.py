@@ -13,6 +13,8 @@ import click
 import typer.main
 
 from windlass.cli.main import app
+from windlass.cli.show import count
+from windlass.planning.compute import count_parameters
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import PRESETS
 from windlass.spec.reasons import REASONS
@@ -88,14 +90,14 @@ def _default(name: str, field: Schema, model: Schema, refers_to: str | None) -> 
 
 def presets() -> Iterator[str]:
     """A row for each named architecture."""
-    yield "| preset | layers | heads (kv) | width | context | vocabulary | tokenizer | source |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| preset | parameters | layers | heads (kv) | width | context | vocabulary | tokenizer | source |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, preset in PRESETS.items():
         config = preset.config
         heads = f"{config.heads} ({config.kv_heads})" if config.kv_heads != config.heads else str(config.heads)
         yield (
-            f"| `{name}` | {config.layers} | {heads} | {config.hidden_size} | {config.context_length} "
-            f"| {config.vocab_size} | `{preset.tokenizer}` | {_cell(preset.source)} |"
+            f"| `{name}` | {count(count_parameters(config))} | {config.layers} | {heads} | {config.hidden_size} "
+            f"| {config.context_length} | {config.vocab_size} | `{preset.tokenizer}` | {_cell(preset.source)} |"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from windlass.cli.main import app
+from windlass.spec.presets import PRESETS
 
 JOB = """\
 apiVersion: windlass.dev/v1alpha1
@@ -44,9 +45,10 @@ def test_help_and_import_are_light() -> None:
     assert not heavy - {"pydantic"} & loaded_by("import windlass")
 
 
-def test_validate_and_runs_load_no_torch() -> None:
+def test_validate_runs_and_models_load_no_torch() -> None:
     assert not {"torch", "ray"} & loaded_by("from windlass.cli.main import app; app(['validate', 'job.yaml'])")
     assert not {"torch", "ray"} & loaded_by("from windlass.cli.main import app; app(['runs'])")
+    assert not {"torch", "ray"} & loaded_by("from windlass.cli.main import app; app(['models'])")
 
 
 def test_python_m_windlass_is_the_command() -> None:
@@ -163,6 +165,15 @@ def test_a_corpus_that_is_not_there_is_bad_input() -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: DataNotFound: there is no prepared corpus at ")
     assert windlass("plan", "job.yaml").exit_code == 2
+
+
+def test_models_are_listed_with_what_they_take_and_where_they_are_from() -> None:
+    result = windlass("models")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert rows.keys() == {"NAME", *PRESETS}
+    assert rows["gpt2-small"].split()[1:7] == ["124M", "1.9", "GiB", "855M", "1,024", "gpt2"]
+    assert "arXiv:2407.21783" in rows["llama-8b"]
 
 
 def test_no_runs_is_said() -> None:

@@ -15,7 +15,7 @@ from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
 from windlass.models.families import read_config, write_config
 from windlass.models.generation import generate
-from windlass.models.huggingface import export_model, load_model
+from windlass.models.huggingface import export_model, load_generation, load_model
 from windlass.spec.job import RopeScaling
 from windlass.spec.presets import PRESETS, ModelConfig
 from windlass.tasks.pretrain import token_loss
@@ -167,6 +167,21 @@ def test_an_export_has_a_tokenizer_that_transformers_reads(tmp_path: Path) -> No
     assert tokenizer("Hé!").input_ids == load_tokenizer("bytes").encode("Hé!").tolist()
     generation = json.loads((tmp_path / "export" / "generation_config.json").read_text())
     assert generation == {"bos_token_id": 256, "eos_token_id": 256}
+
+
+def test_an_export_carries_the_chat_template_and_how_its_base_generates(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    export(GPT2, base)
+    tokenizer = json.loads((base / "tokenizer_config.json").read_text())
+    del tokenizer["windlass"]
+    (base / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (base / "chat_template.jinja").write_text("{% for message in messages %}<{{ message.content }}>{% endfor %}")
+    (base / "generation_config.json").write_text('{"eos_token_id": [256, 3], "top_k": 7, "transformers_version": "4"}')
+    export_model(load_model(base), load_tokenizer(str(base)), tmp_path / "export", generation=load_generation(base))
+    theirs = AUTO_MODEL.from_pretrained(tmp_path / "export")
+    assert (theirs.generation_config.top_k, theirs.generation_config.eos_token_id) == (7, [256, 3])
+    chat = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
+    assert chat.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "<Hi>"
 
 
 def test_names_of_older_files_are_read(tmp_path: Path) -> None:

@@ -146,6 +146,19 @@ def plan(
     show_plan(job, runs)
 
 
+@app.command("models")
+def list_models() -> None:
+    """List the presets for spec.model.preset.
+
+    Parameters, memory of the state in training, FLOPs of a token at the whole context, and where each was published.
+    """
+    from windlass.cli.models import lines
+    from windlass.cli.show import write
+
+    for line in lines():
+        write(line)
+
+
 @app.command()
 def generate(
     run: Run,

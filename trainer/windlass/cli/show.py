@@ -7,8 +7,8 @@ from pathlib import Path
 
 def count(number: float) -> str:
     """A count in three digits: 950, 31.2k, 1.64M."""
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * factor:  # what would be rounded to a thousand of the smaller unit
             return f"{number / factor:.3g}{unit}"
     return f"{number:.3g}"
 

@@ -25,7 +25,7 @@ END_OF_TEXT = "<|endoftext|>"
 TIKTOKEN = {"gpt2": "r50k_base", "r50k_base": "r50k_base", "cl100k_base": "cl100k_base", "o200k_base": "o200k_base"}
 """Our name -> tiktoken's; its own `gpt2` has the same ranks in files of another form."""
 BUILT_IN = ("bytes", *TIKTOKEN)
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 # What published tokenizers call the end of a document, for a tokenizer.json without a tokenizer_config.json.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
