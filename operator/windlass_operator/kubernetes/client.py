@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 from prometheus_client import CollectorRegistry
 from yarl import URL
 
+from windlass.spec.encoding import json_and_yaml
 from windlass_operator.kubernetes.access import Access, Credentials
 from windlass_operator.kubernetes.errors import ApiError as ApiError
 from windlass_operator.kubernetes.errors import NotLeading, Unreachable
@@ -329,7 +330,7 @@ class _Write(aiohttp.BytesPayload):
     """
 
     def __init__(self, body: Object, content_type: str, guard: Callable[[], bool] | None) -> None:
-        super().__init__(json.dumps(body, separators=(",", ":")).encode(), content_type=content_type)
+        super().__init__(json_and_yaml(body), content_type=content_type)
         self._guard = guard
 
     def ask(self) -> None:

@@ -62,6 +62,27 @@ def test_an_object_is_created_applied_patched_and_deleted(api_server: ApiServer)
     with_client(api_server, test)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GLHF! \N{BEACH WITH UMBRELLA}\N{VARIATION SELECTOR-16} \N{SLIGHTLY SMILING FACE}",
+        "\x1b[31m \x7f \x85 \x9b \ufeff \uffff",
+        r"\ud83c \n",
+        "\u2028\r\n\t\0",
+    ],
+)
+def test_any_text_is_applied_as_it_is(api_server: ApiServer, text: str) -> None:
+    """A status has the last lines of a rank's log."""
+
+    async def test(client: Client, namespace: str) -> None:
+        applied = await client.apply(CONFIG_MAPS, config_map(namespace, "a", text=text), manager="test")
+        assert applied["data"] == {"text": text}
+        applied = await client.apply(CONFIG_MAPS, config_map(namespace, "a", text="no UTF-8: \udcff"), manager="test")
+        assert applied["data"] == {"text": "no UTF-8: \N{REPLACEMENT CHARACTER}"}
+
+    with_client(api_server, test)
+
+
 def test_a_write_on_an_older_state_conflicts_and_only_the_object_meant_is_deleted(api_server: ApiServer) -> None:
     async def test(client: Client, namespace: str) -> None:
         old = await client.create(CONFIG_MAPS, config_map(namespace, "a"))

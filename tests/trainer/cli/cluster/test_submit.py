@@ -31,6 +31,11 @@ def test_a_job_is_created_changed_and_left_as_it_is(windlass: Windlass, jobs: Jo
     assert jobs.get("plays")["spec"]["training"]["maxSteps"] == 50
 
 
+def test_a_prompt_may_have_any_character(windlass: Windlass, jobs: Jobs) -> None:
+    windlass("submit", "job.yaml", "--no-watch", "--set", 'evaluation.prompts=["\N{SLIGHTLY SMILING FACE}"]')
+    assert jobs.get("plays")["spec"]["evaluation"]["prompts"] == ["\N{SLIGHTLY SMILING FACE}"]
+
+
 def test_what_a_file_no_longer_says_goes_back_to_its_default(windlass: Windlass, jobs: Jobs) -> None:
     windlass("submit", "job.yaml", "--no-watch", "--set", "training.seed=7")
     windlass("submit", "job.yaml", "--no-watch")

@@ -22,6 +22,7 @@ from kubernetes.config.kube_config import list_kube_config_contexts, load_kube_c
 
 from windlass.cli.cluster.refusals import refusal
 from windlass.errors import WindlassError
+from windlass.spec.encoding import json_and_yaml
 from windlass.spec.problems import did_you_mean
 
 Object = dict[str, Any]
@@ -84,10 +85,10 @@ class Cluster:
             headers["Authorization"] = token
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=silence)
-        text = None if body is None else json.dumps(body)
+        data = None if body is None else json_and_yaml(body)
         try:
             answer = self._http.request(
-                method, url, body=text, headers=headers, timeout=timeout, preload_content=False, retries=False
+                method, url, body=data, headers=headers, timeout=timeout, preload_content=False, retries=False
             )
         except urllib3.exceptions.HTTPError as error:
             raise self._unreachable(error) from error
