@@ -30,8 +30,9 @@ APART = {
 
 @pytest.fixture
 def nodes(cluster: Cluster) -> Iterator[None]:
-    """Whatever happens, both nodes are there afterwards."""
+    """Whatever happens, both nodes are there afterwards, and no job of these tests."""
     yield
+    kubectl("delete", "llmjobs", "elastic", "moved", "--ignore-not-found", "--wait=false")
     cluster.script("start", "node2")
     kubectl("wait", "--for=condition=Ready", "node/node2", "--timeout=90s")
 
@@ -65,7 +66,6 @@ def test_a_job_goes_on_smaller_without_a_node_and_grows_back(cluster: Cluster, n
     wait_for("both workers are ready", lambda: cluster.status("elastic")["workers"]["ready"] == 2)
     losses = [record["loss"] for record in cluster.records("elastic") if record["kind"] == "train"]
     assert len(losses) == max(step for _, step in cluster.steps("elastic")), "each step once"
-    kubectl("delete", "llmjob", "elastic", "--wait=false")
 
 
 def test_a_job_whose_head_was_on_a_lost_node_goes_on_elsewhere(cluster: Cluster, nodes: None) -> None:
@@ -87,4 +87,3 @@ def test_a_job_whose_head_was_on_a_lost_node_goes_on_elsewhere(cluster: Cluster,
     assert head is not None
     assert head["spec"]["nodeName"] == "node1"
     assert cluster.status("moved")["attempt"] == 2
-    kubectl("delete", "llmjob", "moved", "--wait=false")
