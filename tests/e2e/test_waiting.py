@@ -64,6 +64,7 @@ def test_an_error_of_the_user_s_own_fails_at_once_with_what_a_person_needs(clust
     job = small_job(cluster, "typo", maxSteps=10)
     job["spec"]["data"]["prepare"]["sources"][0]["uri"] = f"{cluster.bucket}/rawr/*.txt"
     job["spec"]["data"]["train"][0]["uri"] = f"{cluster.bucket}/corpora/typo"
+    job["spec"]["lifecycle"] = {"ttlSecondsAfterFinished": 10}
     cluster.apply(job)
     status = cluster.wait_for_phase("typo", "Failed", seconds=90)
     failed = next(item for item in status["conditions"] if item["type"] == "Failed")
@@ -71,4 +72,8 @@ def test_an_error_of_the_user_s_own_fails_at_once_with_what_a_person_needs(clust
     assert "rawr" in failed["message"]
     assert status["attempt"] == 1
     assert status["failures"][-1]["kind"] == "User"
-    kubectl("delete", "llmjob", "typo", "--wait=false")
+    wait_for("the job is deleted, as its ttlSecondsAfterFinished asks", lambda: "typo" not in jobs(), 60)
+
+
+def jobs() -> list[str]:
+    return kubectl("get", "llmjobs", "-o", "jsonpath={.items[*].metadata.name}").split()
