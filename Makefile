@@ -33,7 +33,7 @@ test: $(VENV)/dev
 	@$(BIN)/python -m pytest tests --ignore=tests/e2e
 
 e2e: $(VENV)/dev
-	@$(BIN)/python -m pytest tests/e2e
+	@$(BIN)/python -m pytest tests/e2e -rP
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check $(SOURCES)
