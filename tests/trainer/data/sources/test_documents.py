@@ -283,6 +283,13 @@ def parts(source: Source, cuts: list[int]) -> list[str | None]:
     ]
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_part_that_ends_within_the_last_character_has_all_of_it(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "a.txt").write_text("a\N{SLIGHTLY SMILING FACE}")
+    pieces = parts(Source(uri=f"{tmp_path}/a.txt"), [cut])
+    assert "".join(piece or "" for piece in pieces) == "a\N{SLIGHTLY SMILING FACE}"
+
+
 @given(st.lists(st.text(st.sampled_from("ab é\n"), max_size=30), max_size=8), st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_parts_of_a_file_have_every_line_once(tmp_path: Path, lines: list[str], data: st.DataObject) -> None:

@@ -61,10 +61,12 @@ def _separated(file: SourceFile, opened: BinaryIO, separator: bytes) -> Iterator
 
 
 def _rest_of_line(data: bytes) -> bytes:
-    """Return the bytes up to the end of the line; where none ends nearby, up to the next character."""
+    """Return the bytes up to the end of the line; where none ends nearby, up to a character, or the end."""
     end = data.find(b"\n", 0, _NEAR + 1)
     if end >= 0:
         return data[: end + 1]
+    if len(data) < 5 and all(byte & 0xC0 == 0x80 for byte in data[1:]):
+        return data
     return data[: next((at for at in range(1, min(5, len(data))) if data[at] & 0xC0 != 0x80), 1)]
 
 
