@@ -41,7 +41,7 @@ def wait_for(what: str, test: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := test()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.2)
+        time.sleep(1.0)  # kubectl takes a fifth of a second of a processor each time
     return value
 
 
