@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,11 @@ def test_events_tell_the_job_s_story(cluster: Cluster, finished: dict[str, Any])
 
 def test_the_logs_of_every_rank_are_in_the_pods(cluster: Cluster, finished: dict[str, Any]) -> None:
     for worker in (0, 1):
-        assert "[rank " in kubectl("logs", f"shakespeare-worker-{worker}")
+        wait_for(f"worker {worker}'s lines", partial(has_rank_lines, f"shakespeare-worker-{worker}"), 60)
+
+
+def has_rank_lines(pod: str) -> bool:
+    return "[rank " in kubectl("logs", pod)
 
 
 def test_the_run_and_its_exported_model_are_in_the_bucket(
