@@ -6,8 +6,8 @@ from windlass.errors import WindlassError
 
 _CONSEQUENCES = ("gloo", "NCCL", "Connection reset", "Connection closed", "ProcessGroup", "Broken pipe")
 """Words of the errors that the other ranks get when one rank is gone."""
-_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""Words of PyTorch's allocator, of the driver, and of a library that found no room."""
+_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""Words of the driver, and of a library that found no room; PyTorch's own allocator has an error class."""
 
 
 class Stopped(Exception):
@@ -29,7 +29,7 @@ def as_windlass_error(error: BaseException) -> WindlassError:
         return cause
     kind, text = type(error).__name__, str(error).strip() or type(error).__name__
     last_line = text.splitlines()[-1]
-    if any(word in text for word in _GPU_MEMORY):
+    if (kind == "OutOfMemoryError" and "CUDA" in text) or any(word in text for word in _GPU_MEMORY):
         return WindlassError("GpuOutOfMemory", f"{last_line} Lower training.microBatchSize or shard with FSDP.")
     if isinstance(error, MemoryError) or "not enough memory" in text or kind == "OutOfMemoryError":
         return WindlassError("OutOfMemory", f"{last_line} Lower training.microBatchSize.")

@@ -65,9 +65,8 @@ def _rest_of_line(data: bytes) -> bytes:
     end = data.find(b"\n", 0, _NEAR + 1)
     if end >= 0:
         return data[: end + 1]
-    if len(data) < 5 and all(byte & 0xC0 == 0x80 for byte in data[1:]):
-        return data
-    return data[: next((at for at in range(1, min(5, len(data))) if data[at] & 0xC0 != 0x80), 1)]
+    characters = (at for at in range(1, min(5, len(data))) if data[at] & 0xC0 != 0x80)
+    return data[: next(characters, len(data) if len(data) < 5 else 1)]
 
 
 def _document(name: str, data: bytes) -> Document:
