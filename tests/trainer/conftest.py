@@ -20,7 +20,7 @@ from windlass.engine.preparation import prepare_run
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.engine.train_function import train_alone, train_among
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.loading import load_job_text
+from windlass.spec.loading import dump_job, load_job_text
 
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare bits, which GPUs do not promise; test_gpu.py takes them back
@@ -109,6 +109,12 @@ class Ranks:
     world_size: int
     context: multiprocessing.context.ForkServerContext
     processes: list[ForkServerProcess] = field(default_factory=list)
+
+    def start_with_job_file(self) -> None:
+        """Start all ranks of a run that others find by its job file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        RunFolder(self.folder).job.write_text(dump_job(self.job))
+        self.start()
 
     def start(self) -> None:
         """Start all ranks; they continue from the last checkpoint."""

@@ -17,7 +17,6 @@ from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
 from windlass.models.huggingface import export_model
 from windlass.spec.job import LLMTrainingJob, Model
-from windlass.spec.loading import dump_job
 from windlass.spec.presets import ModelConfig, model_config
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -42,18 +41,11 @@ def first_loss(run: Path) -> float:
     return float(loss)
 
 
-def start(group: Any) -> None:
-    """Start ranks in a run folder that others can find."""
-    group.folder.mkdir(parents=True, exist_ok=True)
-    RunFolder(group.folder).job.write_text(dump_job(group.job))
-    group.start()
-
-
 @pytest.fixture
 def base(ranks: Callable[..., Any]) -> Any:
     """A run of 30 steps, named base."""
     group = ranks("base", 1, "metadata.name=base", "training.maxSteps=30")
-    start(group)
+    group.start_with_job_file()
     group.wait()
     return group
 
@@ -63,12 +55,12 @@ def test_continued_pretraining_killed_and_resumed_has_the_losses_of_an_undisturb
 ) -> None:
     overrides = ("model={from: 'run://base'}", "training.maxSteps=20", "training.parallelism.strategy=FSDP")
     undisturbed = ranks("undisturbed", 2, *overrides)
-    start(undisturbed)
+    undisturbed.start_with_job_file()
     undisturbed.wait()
     killed = ranks("killed", 2, *overrides)
-    start(killed)
+    killed.start_with_job_file()
     killed.kill(0, at_step=12)
-    start(killed)
+    killed.start_with_job_file()
     killed.wait()
     assert killed.curve() == undisturbed.curve()
     assert first_loss(killed.folder) < 0.75 * first_loss(base.folder), "the base's weights are not used"
@@ -81,16 +73,16 @@ def test_a_run_keeps_the_checkpoint_that_it_began_from_when_its_base_goes_on(
 ) -> None:
     overrides = ("model={from: 'run://base'}", "training.maxSteps=20")
     undisturbed = ranks("undisturbed", 1, *overrides)
-    start(undisturbed)
+    undisturbed.start_with_job_file()
     undisturbed.wait()
     killed = ranks("killed", 1, *overrides)
-    start(killed)
+    killed.start_with_job_file()
     killed.kill(0, at_step=3)  # before the first checkpoint: the base is read again
     longer = ranks("base", 1, "metadata.name=base", "training.maxSteps=35")
-    start(longer)
+    longer.start_with_job_file()
     longer.wait()
     assert find_base("run://base", tmp_path / "runs").checkpoint == "step-00000035-attempt-000002"
-    start(killed)
+    killed.start_with_job_file()
     killed.wait()
     assert killed.curve() == undisturbed.curve()
 
@@ -121,7 +113,7 @@ def test_a_folder_and_the_hub_give_the_weights_and_the_tokenizer_that_were_expor
 def test_an_exported_model_is_trained_on_and_loaded_again(tmp_path: Path, ranks: Callable[..., Any]) -> None:
     folder = exported(tmp_path / "exported")
     run = ranks("tuned", 1, f"model={{from: '{folder}'}}", "training.maxSteps=3", "training.schedule.warmupSteps=0")
-    start(run)
+    run.start_with_job_file()
     run.wait()
     model, tokenizer = load_run(run.folder)
     assert model.config == tiny()

@@ -10,21 +10,13 @@ from safetensors.torch import load_file
 
 from windlass.engine.run_folder import RunFolder, read_json
 from windlass.engine.runs import export_run, export_run_adapter, load_run
-from windlass.spec.loading import dump_job
-
-
-def start(group: Any) -> None:
-    """Start ranks in a run folder that others can find."""
-    group.folder.mkdir(parents=True, exist_ok=True)
-    RunFolder(group.folder).job.write_text(dump_job(group.job))
-    group.start()
 
 
 @pytest.fixture
 def base(ranks: Callable[..., Any]) -> Any:
     """A run of 10 steps, named base."""
     group = ranks("base", 1, "metadata.name=base", "training.maxSteps=10")
-    start(group)
+    group.start_with_job_file()
     group.wait()
     return group
 
@@ -51,12 +43,12 @@ def test_adapters_and_frozen_parts_killed_and_resumed_have_the_losses_of_an_undi
 ) -> None:
     overrides = (tuned(trained), "training.maxSteps=16", f"training.parallelism.strategy={strategy}")
     undisturbed = ranks("undisturbed", world_size, *overrides)
-    start(undisturbed)
+    undisturbed.start_with_job_file()
     undisturbed.wait()
     killed = ranks("killed", world_size, *overrides)
-    start(killed)
+    killed.start_with_job_file()
     killed.kill(0, at_step=9)
-    start(killed)
+    killed.start_with_job_file()
     killed.wait()
     assert killed.curve() == undisturbed.curve()
 
@@ -72,7 +64,7 @@ def test_adapters_and_frozen_parts_killed_and_resumed_have_the_losses_of_an_undi
 
 def test_adapters_are_exported_merged_and_alone(base: Any, ranks: Callable[..., Any], tmp_path: Path) -> None:
     run = ranks("tuned", 1, tuned("lora: {rank: 2}"), "training.maxSteps=6")
-    start(run)
+    run.start_with_job_file()
     run.wait()
     export_run(run.folder, tmp_path / "merged")
     export_run_adapter(run.folder, tmp_path / "adapter")
