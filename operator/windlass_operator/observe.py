@@ -94,6 +94,7 @@ def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, st
         created=parse_time(metadata["creationTimestamp"]),
         waiting=_waiting(pod, mount_failures.get(metadata["uid"])),
         exit_code=ended.get("exitCode"),
+        finished=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
         reason=status.get("reason") or ended.get("reason"),
         message=status.get("message"),
         verdict=_verdict(ended.get("message")),

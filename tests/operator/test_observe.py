@@ -1,6 +1,7 @@
 """What is made of pods and nodes: reasons and words as the scheduler, the kubelet and heads really give them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -83,7 +84,8 @@ def test_a_missing_volume_is_told_by_the_kubelet_s_event_alone() -> None:
 
 
 def ended(exit_code: int, message: str | None = None, reason: str = "Error") -> dict[str, Any]:
-    state = {"terminated": {"exitCode": exit_code, "reason": reason} | ({"message": message} if message else {})}
+    terminated = {"exitCode": exit_code, "reason": reason, "finishedAt": "2026-01-31T12:00:05Z"}
+    state = {"terminated": terminated | ({"message": message} if message else {})}
     return {"phase": "Failed", "containerStatuses": [{"name": "head", "state": state}]}
 
 
@@ -105,6 +107,7 @@ def test_a_head_s_last_word_is_its_verdict() -> None:
     }
     found = observed(pod("head", ended(2, json.dumps(word))))
     assert (found.attempt, found.exit_code) == (3, 2)
+    assert found.finished == datetime(2026, 1, 31, 12, 0, 5, tzinfo=UTC)
     assert (found.verdict.status, found.verdict.reason, found.verdict.restarts) == ("Failed", "DataNotFound", 2)
     assert found.verdict.failures[0].message == "There is no s3://raw/plays.txt"
 

@@ -98,7 +98,7 @@ def _own(job: Job, role: Role, name: str, env: list[Object]) -> Object:
         "metadata": metadata(job, name, role),
         "spec": {
             "restartPolicy": "Never",
-            "containers": [{"name": role, "command": ["python", "-m", f"windlass.engine.pods.{role}"], "env": env}],
+            "containers": [{"name": role, "command": ["python", "-m", "windlass.engine.pods", role], "env": env}],
         },
     }
 

@@ -8,7 +8,7 @@ from windlass_operator.lifecycle.decision import DeleteJob
 from windlass_operator.lifecycle.draft import Draft, stamp
 from windlass_operator.lifecycle.observed import Verdict
 
-LEAVING = timedelta(seconds=120)
+LEAVING = timedelta(seconds=30)
 """How long pods have to end by themselves after the job."""
 
 

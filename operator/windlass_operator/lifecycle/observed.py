@@ -41,6 +41,8 @@ class Pod:
     waiting: Waiting | None = None
     exit_code: int | None = None
     """Of its main container, once it has ended."""
+    finished: datetime | None = None
+    """When that was."""
     reason: str | None = None
     """Kubernetes' own word, as in OOMKilled or Evicted."""
     message: str | None = None

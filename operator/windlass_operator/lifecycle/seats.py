@@ -10,6 +10,8 @@ from windlass_operator.lifecycle.observed import Pod
 
 PAUSE = timedelta(seconds=10)
 """Between one pod of a seat and the next, where they end as fast as they are made."""
+FAREWELL = timedelta(seconds=20)
+"""A worker that has done its part ends before its head; the operator may see that first, and waits for the head."""
 
 
 def wanted(draft: Draft) -> range:
@@ -39,14 +41,16 @@ def keep_workers(draft: Draft) -> None:
 def _keep(draft: Draft, pod: Pod) -> None:
     if not _left_from_before_suspension(draft, pod):
         record_trouble(draft, pod)
-    if pod.node_lost or (_is_vacant(draft, pod) and draft.is_over((pod.created or draft.now) + PAUSE)):
+    if pod.node_lost or (is_vacant(draft, pod) and draft.is_over((pod.created or draft.now) + PAUSE)):
         draft.delete(pod)
 
 
-def _is_vacant(draft: Draft, pod: Pod) -> bool:
+def is_vacant(draft: Draft, pod: Pod) -> bool:
     """Whether a pod has ended before its job. A worker that the head let go has done so for good reason."""
-    let_go = draft.report is not None and draft.report.phase in {"Stopping", "Succeeded", "Stopped", "Failed"}
-    return pod.phase == "Failed" or (pod.phase == "Succeeded" and not let_go)
+    if pod.phase == "Succeeded":
+        let_go = draft.report is not None and draft.report.phase in {"Stopping", "Succeeded", "Stopped", "Failed"}
+        return not let_go and draft.is_over((pod.finished or draft.now) + FAREWELL)
+    return pod.phase == "Failed"
 
 
 def _left_from_before_suspension(draft: Draft, pod: Pod) -> bool:

@@ -8,7 +8,7 @@ from windlass_operator.job import parse_time
 from windlass_operator.lifecycle.draft import Draft
 from windlass_operator.lifecycle.failures import pod_trouble, unheard
 from windlass_operator.lifecycle.observed import HeadReport, Pod
-from windlass_operator.lifecycle.seats import seated, wanted
+from windlass_operator.lifecycle.seats import is_vacant, seated, wanted
 
 SILENCE = timedelta(seconds=15)
 """A head that is not ready is believed for so long after its last report."""
@@ -63,7 +63,8 @@ def _trains(draft: Draft, report: HeadReport | None) -> bool:
         return before  # the last steps are saved; the pod's end says how it went
     if report.phase != "Running":
         return False
-    took_part = [pod for pod in draft.observed.workers if _lives(pod) and _was_there(draft, pod, report)]
+    there = [pod for pod in draft.observed.workers if _was_there(draft, pod, report)]
+    took_part = [pod for pod in there if _lives(pod) or (pod.phase == "Succeeded" and not is_vacant(draft, pod))]
     return len(took_part) >= max(1, report.workers)
 
 

@@ -27,7 +27,7 @@ def test_the_result_is_in_the_status() -> None:
 def test_workers_that_still_run_after_the_end_are_deleted_and_ended_pods_stay() -> None:
     cluster = succeeded()
     cluster.set(f"{NAME}-worker-0", phase="Succeeded", ready=False)
-    assert cluster.wait(119) == []
+    assert cluster.wait(29) == []
     assert cluster.wait(2) == [DeletePod(f"{NAME}-worker-1", "uid-3")]
     assert f"{NAME}-head" in cluster.pods
     assert f"{NAME}-worker-0" in cluster.pods

@@ -51,6 +51,16 @@ def test_a_seat_that_is_lost_twice_is_told_of_twice() -> None:
     assert [item.reason for item in cluster.status.failures] == ["NodeLost", "NodeLost"]
 
 
+def test_a_worker_that_ends_well_keeps_its_seat_until_its_head_has_had_time_to_follow() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.wait(60)
+    cluster.set(WORKER, phase="Succeeded", ready=False, exit_code=0, finished=cluster.now)
+    assert cluster.wait(19) == []
+    assert cluster.phase == "Running"
+    assert cluster.wait(2) == [DeletePod(WORKER, "uid-3"), CreateWorker(1)]
+
+
 def test_pods_that_end_as_fast_as_they_are_made_are_not_made_as_fast_as_they_end() -> None:
     cluster = Cluster()
     cluster.train()

@@ -65,7 +65,7 @@ class Pods:
         pod = "head" if role == "head" else f"worker-{number - 1}"
         with open(self.folder / f"{pod}.log", "ab") as log:
             self._processes[pod] = subprocess.Popen(
-                [sys.executable, "-m", f"windlass.engine.pods.{role}"],
+                [sys.executable, "-m", "windlass.engine.pods", role],
                 env=os.environ
                 | self._environment
                 | {"POD_NAME": f"{self.job.metadata.name}-{pod}", "NODE_NAME": f"node{number}"}

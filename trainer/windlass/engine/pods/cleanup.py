@@ -1,13 +1,12 @@
 """Deletes what a job has written to its storage, once the job is being deleted: checkpoints.onDelete: Delete.
 
-python -m windlass.engine.pods.cleanup
+    python -m windlass.engine.pods cleanup
 
 That is all under checkpoints.uri that runs write there. A corpus may serve other jobs, so it stays.
 """
 
 import logging
 import os
-import sys
 
 from windlass.errors import DONE, WindlassError
 from windlass.spec.job import LLMTrainingJob
@@ -45,7 +44,3 @@ def main() -> int:
         logger.error("%s: %s", error.reason, error)
         return error.exit_code
     return DONE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """The first process of a head pod: starts Ray and the driver, serves their progress, starts again what dies.
 
-    python -m windlass.engine.pods.head
+    python -m windlass.engine.pods head
 
 SIGTERM lets the ranks save and stop. It ends with the driver's exit code; how the run ended is in the termination
 message.
@@ -141,7 +141,3 @@ def main() -> int:
     """Supervise this pod; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return asyncio.run(supervise(Pod.here()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """The first process of a worker pod: keeps its Ray joined to the head's, and tells the head of its ranks.
 
-    python -m windlass.engine.pods.worker
+    python -m windlass.engine.pods worker
 
 It ends with exit code 0 when the job is over, or after SIGTERM, once the ranks here have saved and stopped.
 """
@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 import signal
-import sys
 import time
 from typing import Any
 
@@ -195,7 +194,3 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     asyncio.run(serve_and_work(Pod.here()))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
