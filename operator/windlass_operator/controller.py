@@ -174,6 +174,7 @@ class Controller:
         before = job
         if decision.status != job.status:
             job = await self._write_status(job, decision.status)
+            self.queue.add(key)  # own writes wake nobody: what follows from the new status is seen at the next look
             self.metrics.count(before, decision.status, now)
         refused = await self._act(job, decision.actions)
         for event in decision.events:
@@ -308,3 +309,4 @@ class Controller:
         patched = await self._client.merge_patch(JOBS, job.namespace, job.name, {"metadata": metadata})
         if patched["metadata"].get("deletionTimestamp") is None or present:
             self.jobs.remember(patched)
+            self.queue.add(job.key)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -281,6 +281,35 @@ def test_an_operator_that_starts_again_writes_nothing(server: ApiServer, monkeyp
             assert asked <= {"list", "watch"}
             assert (await here.client.get(JOBS, here.namespace, "plays"))["metadata"]["resourceVersion"] == version
 
+    asyncio.run(story())
+
+
+def test_no_step_is_lost_where_the_answer_to_a_write_comes_before_its_event(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Client.watch
+
+    async def late(*arguments: Any, **options: Any) -> AsyncIterator[tuple[str, Object]]:
+        async with aclosing(watch(*arguments, **options)) as events:
+            async for event in events:
+                await asyncio.sleep(0.2)
+                yield event
+
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            checkpoints = {"uri": "s3://runs/plays", "onDelete": "Delete"}
+            lifecycle = {"ttlSecondsAfterFinished": 1}
+            await here.client.create(JOBS, job(here.namespace, checkpoints=checkpoints, lifecycle=lifecycle))
+            await here.until_pods(*ALL)  # after the finalizer
+            await here.end_head(0, {"status": "Succeeded"})
+
+            async def gone() -> bool:
+                resource = await here.client.get(JOBS, here.namespace, "plays")
+                return "deletionTimestamp" in resource["metadata"]
+
+            await here.until("the job is deleted when its time after the end is over", gone)
+
+    monkeypatch.setattr(Client, "watch", late)
     asyncio.run(story())
 
 

@@ -50,7 +50,7 @@ def _look_after(draft: Draft) -> None:
     if suspend or over_deadline or _is_stopping(draft):
         _stop(draft, over_deadline=over_deadline)
     elif draft.job.spec.checkpoints.on_delete == "Delete" and STORAGE_FINALIZER not in draft.job.finalizers:
-        draft.actions.append(SetFinalizer(True))  # alone, before the first pod; this write wakes the job again
+        draft.actions.append(SetFinalizer(True))  # alone, before the first pod
     else:
         _run(draft)
 
