@@ -29,6 +29,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path.stem in ORDER else -1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def jobs_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A job that a failed test has left would take the processors from the tests of the next module."""
+    yield
+    if "cluster" in request.fixturenames:
+        kubectl("delete", "llmjobs", "--all", "--wait=false")
+
+
 @pytest.fixture(scope="session")
 def images() -> None:
     """Both images, built from the Dockerfiles and on all nodes."""
