@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from windlass.engine.pods.client import HeadClient, Unreachable
 from windlass.engine.pods.mirror import Mirror
 from windlass.engine.pods.progress import RunView
-from windlass.engine.pods.server import Head, application
+from windlass.engine.pods.server import SILENT_SECONDS, Head, application
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.spec.job import LLMTrainingJob
 
@@ -99,6 +99,18 @@ def test_a_worker_that_leaves_is_no_place_any_more_and_its_ranks_are_asked_to_sa
         assert read_json(head.run.workers) == []
 
     asyncio.run(story())
+
+
+def test_a_worker_that_was_silent_for_a_while_is_a_place_again(head: Head) -> None:
+    def places() -> list[int]:
+        return [worker["index"] for worker in read_json(head.run.workers)]
+
+    head.take(0, beat())
+    head.heard[0] -= SILENT_SECONDS
+    head.take(1, beat())
+    assert places() == [1]
+    head.take(0, beat())
+    assert places() == [0, 1]
 
 
 def test_metrics_and_events_come_whole_and_once_whatever_is_lost_between(head: Head, tmp_path: Path) -> None:

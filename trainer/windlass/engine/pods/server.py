@@ -41,6 +41,8 @@ class Head:
     """The job is over, and workers may go."""
     workers: dict[int, Record] = field(default_factory=dict)
     heard: dict[int, float] = field(default_factory=dict)
+    listed: list[Record] = field(default_factory=list)
+    """The workers that the run folder's list has."""
     told: set[int] = field(default_factory=set)
     """Workers that know that the job is over."""
     offsets: dict[str, int] = field(default_factory=dict)
@@ -73,12 +75,12 @@ class Head:
         for death in beat["deaths"]:
             self.view.note_death({**death, "pod": beat["pod"], "node": beat["node"]})
         worker = {"index": index} | {key: beat[key] for key in ("pod", "node", "ip", "machine", "leaving", "joined")}
-        if worker == self.workers.get(index):
-            return
-        self.workers[index] = worker
-        if worker["leaving"] and index in self.view.training:
+        if worker["leaving"] and worker != self.workers.get(index) and index in self.view.training:
             self.run.pause.touch()
-        write_json(self.run.workers, self.joined())
+        self.workers[index] = worker
+        if (joined := self.joined()) != self.listed:
+            self.listed = joined
+            write_json(self.run.workers, joined)
 
     def append(self, file: str, fit: str, offset: int, lines: bytes) -> int:
         """Append what is new of rank 0's lines, which begin at `offset` of its file; returns the bytes known of it."""
