@@ -96,3 +96,4 @@ def test_examples_become_one_batch() -> None:
     batch = padded_batch([(np.array([1, 2]), np.array([2, IGNORED])), (np.array([3]), np.array([4]))], padding=0)
     assert batch.inputs.tolist() == [[1, 2], [3, 0]]
     assert batch.labels.tolist() == [[2, IGNORED], [4, IGNORED]]
+    assert batch.read == 3

@@ -61,6 +61,8 @@ def test_defaults_written_out_and_left_out_come_back_equal(jobs: Jobs) -> None:
         assert load_job_text(json.dumps(stored | {"metadata": document["metadata"]})) == job
 
 
+CLASSIFY = ["task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: s3://a/b.tsv}]}}"]
+
 MISTAKES = [
     # overrides, the field that is named, and of a rule of ours its words
     (["training.globalBatchSize=0"], "spec.training.globalBatchSize", ""),
@@ -89,7 +91,9 @@ MISTAKES = [
     (["model.trainable.scope=Matching"], "spec.model.trainable.patterns", "goes with scope Matching"),
     (["model.head.labels=[a, b]"], "spec.model.head", "goes with no other task"),
     (["task=Classify"], "spec.model.head", "holds the labels of task Classify"),
-    (["task=Classify", "model.head.labels=[a, a]"], "spec.model.head.labels", ""),
+    (["task=Classify", "model.head.labels=[a, b]"], "spec.data.examples", "holds what task Classify learns from"),
+    ([*CLASSIFY, "data.examples.sources.0.uri=a.tsv"], "spec.data.examples.sources[0].uri", "such as s3://bucket/raw/"),
+    ([*CLASSIFY, "model.head.labels=[a, a]"], "spec.model.head.labels", ""),
     (["tokenizer=gpt-2"], "spec.tokenizer", "none of bytes, gpt2"),
     (["data.sequenceLength=512"], "spec.data.sequenceLength", "lower it, or raise model.config.contextLength"),
     (["data={}"], "spec.data", "give train, or prepare"),
@@ -189,6 +193,7 @@ def test_every_rule_of_ours_has_a_mistake_that_breaks_it() -> None:
         ["data.train.0.uri=/mnt/corpora/a", "tokenizer=/mnt/tokenizer.json"],
         ["data.train.0.uri=https://corpora/a"],
         ["model={from: 's3://runs/a'}"],
+        CLASSIFY,
         ["model={from: 'hf://org/name'}"],
         [PREPARE, "data.prepare.sources.0.uri=python://stdlib"],
         [

@@ -12,6 +12,9 @@ spec: {model: {preset: gpt2-tiny}, data: {train: [{uri: corpora/plays}]}, traini
 """
 
 
+CLASSIFY = ("task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: a}]}}")
+
+
 def job(*overrides: str) -> LLMTrainingJob:
     return load_job_text(GOOD, overrides=overrides)
 
@@ -156,9 +159,31 @@ def test_a_good_job_breaks_no_rule() -> None:
             ["data={prepare: {sources: [{uri: a}]}, train: [{uri: a}, {uri: b}]}"],
             "spec.data.train: with prepare, at most one URI, where the corpus goes; here are 2",
         ),
-        (["task=Classify"], "spec.model.head: task Classify needs it: the labels"),
         (["model.head.labels=[a, b]"], "spec.model.head: only with task Classify; this is Pretrain"),
-        (["task=Classify", "model.head.labels=[a, a]"], "spec.model.head.labels: a label is given twice"),
+        ([*CLASSIFY, "model.head=null"], "spec.model.head: task Classify needs it: the labels"),
+        ([*CLASSIFY, "model.head.labels=[a, a]"], "spec.model.head.labels: a label is given twice"),
+        ([*CLASSIFY, "data.examples=null"], "spec.data.examples: task Classify needs it: labelled texts"),
+        (
+            [*CLASSIFY, "data.train=[{uri: a}]"],
+            "spec.data.examples: takes the place of train and prepare; leave these out",
+        ),
+        (
+            ["data={train: [{uri: a}], examples: {sources: [{uri: a}]}}"],
+            "spec.data.examples: not with task Pretrain",
+        ),
+        ([*CLASSIFY, "evaluation.prompts=[a]"], "spec.evaluation.prompts: a classifier writes no text; leave them out"),
+        (
+            [*CLASSIFY, "data.examples.testFraction=0.95"],
+            "spec.data.examples.testFraction: with validationFraction it leaves nothing to train on",
+        ),
+        (
+            [*CLASSIFY, "model.head.pooling=Mean", "checkpoints.export=HuggingFace"],
+            "spec.checkpoints.export: HuggingFace needs pooling LastToken: transformers' classifiers have no other",
+        ),
+        (
+            ["model.lora={}", "model.trainable.scope=Head"],
+            "spec.model.trainable.scope: lora trains its adapters and nothing else; leave one of the two out",
+        ),
         (["data.template=Alpaca"], "spec.data.template: only with task Instruct; this is Pretrain"),
         (["training.preference={}"], "spec.training.preference: only with task Preference; this is Pretrain"),
         (

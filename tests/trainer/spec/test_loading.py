@@ -265,16 +265,21 @@ json_values = st.recursive(
 )
 
 
-def full_job() -> dict[str, Any]:
+def full_job(*overrides: str) -> dict[str, Any]:
     job = load_job_text(
         GOOD
-        + "  task: Classify\n  tokenizer: bytes\n  logging: {wandb: {project: a}}\n"
-        + "  evaluation: {suites: [{name: a}], prompts: [b]}\n"
+        + "  tokenizer: bytes\n  logging: {wandb: {project: a}}\n  evaluation: {suites: [{name: a}]}\n"
         + "  workers: {template: {a: 1}, resources: {limits: {cpu: 1}}}\n",
-        overrides=["model.head.labels=[a, b]", "model.lora={}", "data.prepare.sources.0.uri=x", "training.maxSteps=64"],
+        overrides=["model.lora={}", "training.maxSteps=64", *overrides],
     )
     value: dict[str, Any] = job.model_dump(exclude_none=True)
     return value
+
+
+FULL_JOBS = [
+    full_job("data.prepare.sources.0.uri=x", "evaluation.prompts=[b]"),
+    full_job("task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: x}]}}"),
+]
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -283,10 +288,11 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(places(full_job())), json_values, st.booleans()), min_size=1, max_size=3))
-def test_any_value_anywhere_gives_a_job_or_problems(changes: list[tuple[tuple[Any, ...], Any, bool]]) -> None:
-    value = full_job()
-    for place, new, beside in changes:
+@given(st.sampled_from(FULL_JOBS), st.data())
+def test_any_value_anywhere_gives_a_job_or_problems(job_before: dict[str, Any], data: st.DataObject) -> None:
+    value = copy.deepcopy(job_before)
+    one = st.tuples(st.sampled_from(places(value)), json_values, st.booleans())
+    for place, new, beside in data.draw(st.lists(one, min_size=1, max_size=3)):
         holder: Any = value
         for key in place[:-1]:
             holder = holder[key] if isinstance(holder, dict) and key in holder else copy.copy({})

@@ -182,6 +182,21 @@ def generate(
     stream(run, prompt, runs=runs, max_new_tokens=max_tokens, **sampling)
 
 
+@app.command()
+def classify(
+    run: Run,
+    text: Annotated[list[str], typer.Option(help="Text to classify; - reads one a line from standard input.")],
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Say which label a text has, by a trained classifier.
+
+    Each text with its label and the label's probability.
+    """
+    from windlass.cli.text import classify as say
+
+    say(run, text, runs=runs)
+
+
 @app.command("runs")
 def list_runs(runs: Runs = DEFAULT_RUNS) -> None:
     """List what ran, with what result, and where."""

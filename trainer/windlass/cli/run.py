@@ -113,6 +113,9 @@ def _sum_up(handle: RunHandle, again: str) -> None:
     rows = {
         "training loss": loss(final["loss"]),
         "validation loss": loss(final["validation_loss"]) + compared,
+        **{
+            f"{split} accuracy": f"{found['accuracy']:.1%}" for split, found in (result["classification"] or {}).items()
+        },
         "checkpoint": f"step {checkpoint['step']}, {short(checkpoint['uri'])}" if checkpoint else "none",
         "report": short(handle.folder / "report.html"),
     }
@@ -129,5 +132,6 @@ def _sum_up(handle: RunHandle, again: str) -> None:
     elif checkpoint:
         prompt = next((sample["prompt"] for sample in result["samples"]), "Once upon a time")
         run = handle.name if handle.folder.parent == Path("runs").absolute() else quote(short(handle.folder))
-        write(f"Try it:  windlass generate {run} --prompt {quote(prompt)}")
+        use = "classify {} --text 'Is it?'" if result["classification"] else f"generate {{}} --prompt {quote(prompt)}"
+        write(f"Try it:  windlass {use.format(run)}")
         write(f"Take it: windlass export {run} exported/{handle.name}")

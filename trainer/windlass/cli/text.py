@@ -20,6 +20,14 @@ def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
     write()
 
 
+def classify(run: str, texts: list[str], *, runs: Path) -> None:
+    """Print each text's likeliest label, its probability and the text."""
+    lines = [line for text in texts for line in (sys.stdin.read().splitlines() if text == "-" else [text])]
+    for text, found in zip(lines, engine.classify_texts(_folder(run, runs), lines), strict=True):
+        label = max(found, key=lambda name: found[name])
+        write(f"{label:<12} {found[label]:6.1%}  {printable(text)}")
+
+
 def export_run(run: str, folder: Path, *, runs: Path, adapter: bool = False) -> None:
     """Write a run's newest weights and its tokenizer, or its adapters alone, to a new folder."""
     write_to = engine.export_run_adapter if adapter else engine.export_run

@@ -38,6 +38,8 @@ class LengthOrder:
     """[samples] tokens of each."""
     batch: int
     """G."""
+    pool: int = POOL
+    """Batches of a pool; 1 leaves batches as they were shuffled."""
 
     @property
     def samples(self) -> int:
@@ -62,7 +64,8 @@ class LengthOrder:
             head = min(-epoch * self.samples % self.batch, self.samples)  # completes the last epoch's batch
             tail = (self.samples - head) % self.batch
             middle = shuffled[head : self.samples - tail]
-            pools = [middle[at : at + POOL * self.batch] for at in range(0, len(middle), POOL * self.batch)]
+            pool = self.pool * self.batch
+            pools = [middle[at : at + pool] for at in range(0, len(middle), pool)]
             pooled = [pool[np.argsort(self.lengths[pool], kind="stable")].reshape(-1, self.batch) for pool in pools]
             batches = np.concatenate([middle[:0].reshape(0, self.batch), *pooled])
             batches = batches[permutation(self._key(epoch, "batches"), len(batches))]
@@ -117,7 +120,8 @@ def padded_batch(examples: Sequence[Example], padding: int, multiple: int = 1) -
     """Return examples as one batch, as long as the longest and a `multiple`; what pads does not count."""
     longest = max(len(inputs) for inputs, _ in examples)
     shape = len(examples), -(-longest // multiple) * multiple
-    batch = Batch(np.full(shape, padding, np.int64), np.full(shape, IGNORED, np.int64))
+    read = sum(len(inputs) for inputs, _ in examples)
+    batch = Batch(np.full(shape, padding, np.int64), np.full(shape, IGNORED, np.int64), read=read)
     for row, (inputs, labels) in enumerate(examples):
         batch.inputs[row, : len(inputs)] = inputs
         batch.labels[row, : len(labels)] = labels

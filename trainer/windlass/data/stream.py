@@ -34,6 +34,8 @@ class Batch:
     """[micro batch, sequence] the next token of each; IGNORED does not count. May be a view of what inputs views."""
     documents: NDArray[np.int64] | None = None
     """[micro batch, sequence] number of the token's document, from 0 in each row; None: attention crosses documents."""
+    read: int | None = None
+    """Tokens without those that pad, where not each of them has a label that counts; None: as many as labels."""
 
 
 class Stream(Generic[T]):

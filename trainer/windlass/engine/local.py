@@ -65,7 +65,8 @@ def delete_run(run: RunFolder, job: LLMTrainingJob) -> None:
     checkpoints = Storage(run.checkpoints_uri(job))
     claim = claim_storage(checkpoints.uri, run=run.name, folder=str(run.path))
     try:
-        for name in {file.split("/")[0] for file in checkpoints.list() if file.startswith(("attempts/", "step-"))}:
+        ours = ("attempts/", "step-", "examples/")
+        for name in {file.split("/")[0] for file in checkpoints.list() if file.startswith(ours)}:
             checkpoints.delete(name)
     finally:
         claim.release()

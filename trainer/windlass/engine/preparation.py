@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from windlass.data.corpus import Corpus
@@ -13,6 +13,7 @@ from windlass.data.samples import Windows
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.bases import Base, find_base, pinned_checkpoint, require_context, tokenizer_of, write_base
+from windlass.engine.examples import prepare_examples
 from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
@@ -21,6 +22,7 @@ from windlass.planning.batching import total_steps
 from windlass.planning.plan import Plan, make_plan
 from windlass.spec.job import Data, LLMTrainingJob
 from windlass.spec.presets import ModelConfig, model_config, tokenizer_name
+from windlass.storage import Storage
 
 Progress = Callable[[str], None]
 WeightedCorpora = list[tuple[Corpus, float]]
@@ -36,14 +38,20 @@ class Prepared:
     tokenizer: Tokenizer
     train: WeightedCorpora
     validation: WeightedCorpora
+    examples: str | None = None
+    """Hash of the examples, in place of corpora."""
+    train_examples: int = 0
 
     @property
-    def train_tokens(self) -> int:
-        return sum(corpus.split("train").tokens for corpus, _ in self.train)
+    def train_tokens(self) -> int | None:
+        """None for examples, which are as long as they are."""
+        return None if self.examples else sum(corpus.split("train").tokens for corpus, _ in self.train)
 
     def steps(self, sequence_length: int) -> int:
         """Optimizer steps of the whole run."""
         data = self.job.spec.data
+        if self.examples is not None:
+            return total_steps(self.job.spec.training, sequence_length, self.train_examples)
         windows = Windows(sequence_length, data.stride, data.packing)
         samples = sum(windows.order(corpus, seed=0).samples for corpus, _ in self.train)
         return total_steps(self.job.spec.training, sequence_length, samples)
@@ -63,6 +71,9 @@ def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Pre
         write_base(base, run)
     if tokenizer.name not in BUILT_IN or base is not None:
         tokenizer.save(run.tokenizer)
+    if job.spec.data.examples is not None:
+        examples, number = prepare_examples(job, config, tokenizer, Storage(run.checkpoints_uri(job)), progress)
+        return Prepared(job, config, base, tokenizer, [], [], examples, number)
     corpora = open_corpora(job, corpora_folder(run.path.parent), tokenizer, progress)
     prepared = Prepared(job, config, base, tokenizer, *corpora)
     if job.spec.evaluation.baseline == "Bigram":
@@ -90,16 +101,20 @@ def settings_for(prepared: Prepared, run: RunFolder, machine: Machine, ranks: in
     """What `ranks` ranks need on a machine."""
     job = prepared.job
     plan = plan_on(machine, job, ranks, prepared.config, prepared.train_tokens)
+    steps = prepared.steps(plan.sequence_length)
+    if prepared.examples is not None:
+        plan = replace(plan, steps=steps, epochs=steps * job.spec.training.global_batch_size / prepared.train_examples)
     return RankSettings(
         job=job,
         folder=run.path,
         config=prepared.config,
         base=prepared.base,
         plan=plan,
-        total_steps=prepared.steps(plan.sequence_length),
+        total_steps=steps,
         tokenizer=_place_of_tokenizer(prepared),
         train=[(corpus.uri, weight) for corpus, weight in prepared.train],
         validation=[(corpus.uri, weight) for corpus, weight in prepared.validation],
+        examples=prepared.examples,
         threads=machine.threads or threads_of_rank(ranks),
     )
 

@@ -24,5 +24,7 @@ class RankSettings:
     train: list[tuple[str, float]]
     """URIs of prepared corpora and their weights."""
     validation: list[tuple[str, float]]
+    examples: str | None
+    """Hash of the examples, beside the checkpoints; None where corpora are trained on."""
     threads: int
     """Of each rank, for PyTorch's own operators; the last bits of a sum depend on it."""

@@ -35,6 +35,12 @@ def write_result(
         "final": {"loss": train.get("loss"), "validation_loss": validation.get("loss")},
         "baseline": read_json(run.baseline),
         "checkpoint": _newest_checkpoint(run.checkpoints_uri(job)),
+        "classification": {
+            split: {name: value for name, value in found.items() if name not in ("kind", "time")}
+            for split in ("validation", "test")
+            if (found := last([record for record in records if record.get("split") == split], "classification"))
+        }
+        or None,
         "samples": [
             {key: record[key] for key in ("step", "prompt", "text")} for record in records if record["kind"] == "sample"
         ],

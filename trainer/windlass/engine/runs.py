@@ -2,10 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.bases import Base, read_base
@@ -13,6 +15,7 @@ from windlass.engine.run_folder import RunFolder
 from windlass.engine.weights import give_weights
 from windlass.errors import WindlassError
 from windlass.models.build import build_model
+from windlass.models.classifier import Classifier
 from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
@@ -21,6 +24,7 @@ from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import load_job, load_job_text
 from windlass.spec.presets import ModelConfig, tokenizer_name
 from windlass.storage import Storage, shown
+from windlass.tasks.classify import encode, probabilities
 from windlass.training.checkpoint import load_model_state
 from windlass.training.commits import Commit, CommitLog
 
@@ -137,6 +141,8 @@ def generate_text(
     Arguments and errors as of `windlass.models.generation.generate` and `load_run`.
     """
     model, tokenizer = load_run(run)
+    if isinstance(model, Classifier):
+        raise WindlassError("ConfigInvalid", f"{run} is a classifier, which writes no text; use `windlass classify`")
     tokens = generate(
         model,
         tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document],
@@ -172,3 +178,18 @@ def export_run_adapter(run: Path | str, folder: Path) -> None:
     if model.lora is None:
         raise WindlassError("ConfigInvalid", f"{found.place} trained no adapters: its job has no spec.model.lora")
     export_adapter(load_run(run, merge=False)[0], model.lora, model.from_ or "", folder)
+
+
+def classify_texts(run: Path | str, texts: Sequence[str]) -> list[dict[str, float]]:
+    """The probability of each label, for each text; errors as of `load_run`, and ConfigInvalid for no classifier."""
+    model, tokenizer = load_run(run)
+    if not isinstance(model, Classifier):
+        raise WindlassError("ConfigInvalid", f"{run} is no classifier; its job's task is not Classify")
+    found = []
+    for text in texts:
+        (inputs, labels), _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
+        with torch.no_grad():
+            scores = model(torch.from_numpy(inputs)[None])
+        _, [likely] = probabilities(scores, torch.from_numpy(labels)[None])
+        found.append(dict(zip(model.labels, likely, strict=True)))
+    return found

@@ -8,15 +8,15 @@ import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
-from windlass.data.corpus import Corpus
-from windlass.data.stream import TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
+from windlass.engine.batches import RankBatches, rank_batches
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.runs import describe_model
@@ -26,10 +26,11 @@ from windlass.models.build import build_model
 from windlass.planning.peaks import peak_flops
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage
-from windlass.tasks.pretrain import output_loss
+from windlass.tasks.classify import label_loss
 from windlass.training.commits import CommitLog
 from windlass.training.loop import Outcome, TrainingRun, train
-from windlass.training.measure import Loss, Measurement, Samples, Validation
+from windlass.training.measure import Measurement, Samples, Validation
+from windlass.training.measure_labels import LabelMeasurement
 from windlass.training.optimizer import build_optimizer
 from windlass.training.parallel import parallelise, settle_buckets, unwrapped
 from windlass.training.ranks import Ranks, join_ranks, single_process
@@ -94,8 +95,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     job, plan, run = settings.job, settings.plan, RunFolder(settings.folder)
     spec = job.spec
     tokenizer = load_tokenizer(settings.tokenizer)
-    corpora = [(Corpus.open(uri), weight) for uri, weight in settings.train]
-    validation = [(Corpus.open(uri), weight) for uri, weight in settings.validation]
+    batches = rank_batches(settings, ranks, tokenizer)
 
     with torch.device("meta"):
         decoder = build_model(settings.config, spec.model)
@@ -105,9 +105,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     model = parallelise(decoder, plan.strategy, plan.precision, spec.training.parallelism, ranks)
     if plan.strategy in {"FSDP", "HSDP"}:
         model.to_empty(device=ranks.device)
-    micro_batch = plan.batching.micro_batch_size
     settle_buckets(model, ranks.device)
-    loss: Loss = torch.compile(output_loss) if spec.training.parallelism.compile else output_loss
 
     give = partial(give_weights, unwrapped(model), settings.base, spec.training.seed)
     give(trained=False)  # no checkpoint holds them
@@ -123,36 +121,23 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 ranks=ranks,
                 model=model,
                 initialise=partial(give, trained=True),
-                loss=loss,
+                loss=batches.loss,
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
                 precision=plan.precision,
                 total_steps=settings.total_steps,
-                stream=lambda start_sample: TrainingStream(
-                    corpora,
-                    sequence_length=plan.sequence_length,
-                    seed=spec.training.seed,
-                    global_batch_size=spec.training.global_batch_size,
-                    micro_batch_size=micro_batch,
-                    rank=ranks.rank,
-                    world_size=ranks.world_size,
-                    start_sample=start_sample,
-                    stride=spec.data.stride,
-                    packing=spec.data.packing,
-                    document_mask=spec.data.document_mask,
-                ),
+                stream=batches.stream,
                 inputs={
                     "run": job.metadata.name,
                     "seed": spec.training.seed,
                     "batch": f"{spec.training.global_batch_size} sequences of {plan.sequence_length} tokens",
-                    "corpus": [[corpus.id, weight] for corpus, weight in corpora],
-                    "way to cut sequences": [spec.data.stride, spec.data.packing, spec.data.document_mask],
+                    **batches.inputs,
                     "tokenizer": tokenizer.fingerprint,
                     **describe_model(settings.config),
                     "trained parameters": spec.model.model_dump(mode="json", include={"trainable", "lora"}),
                     **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
-                measurements=_measurements(settings, ranks, tokenizer, validation, loss),
+                measurements=_measurements(settings, ranks, tokenizer, batches),
                 log=CommitLog(Storage(run.checkpoints_uri(job))),
                 recorder=recorder,
                 stop_requested=run.stop.exists,
@@ -167,36 +152,39 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
 
 
 def _measurements(
-    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, validation: list[tuple[Corpus, float]], loss: Loss
+    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, batches: RankBatches
 ) -> list[Measurement]:
-    evaluation, plan = settings.job.spec.evaluation, settings.plan
-    return [
+    spec, total_steps = settings.job.spec, settings.total_steps
+    every_steps = spec.evaluation.every_steps or max(1, total_steps // VALIDATIONS)
+    how: dict[str, Any] = {
+        "total_steps": total_steps,
+        "ranks": ranks,
+        "strategy": settings.plan.strategy,
+        "precision": settings.plan.precision,
+    }
+    measurements: list[Measurement] = [
         Validation(
-            batches=lambda: validation_batches(
-                validation,
-                sequence_length=plan.sequence_length,
-                batch_size=plan.batching.micro_batch_size,
-                max_tokens=evaluation.max_tokens,
-                rank=ranks.rank,
-                world_size=ranks.world_size,
-                packing=settings.job.spec.data.packing,
-                document_mask=settings.job.spec.data.document_mask,
-            ),
-            every_steps=evaluation.every_steps or max(1, settings.total_steps // VALIDATIONS),
-            total_steps=settings.total_steps,
-            ranks=ranks,
-            strategy=plan.strategy,
-            precision=plan.precision,
-            loss=loss,
-        ),
-        Samples(
-            prompts=evaluation.prompts,
-            tokens=evaluation.sample_tokens,
-            total_steps=settings.total_steps,
-            tokenizer=tokenizer,
-            seed=settings.job.spec.training.seed,
-        ),
+            batches=batches.splits["validation"],
+            every_steps=every_steps,
+            loss=label_loss if spec.task == "Classify" else batches.loss,
+            **how,
+        )
     ]
+    if spec.model.head is not None:
+        labels = spec.model.head.labels
+        often = {"validation": every_steps, "test": None}
+        return measurements + [
+            LabelMeasurement(split=split, batches=found, labels=labels, every_steps=often[split], **how)
+            for split, found in batches.splits.items()
+        ]
+    samples = Samples(
+        prompts=spec.evaluation.prompts,
+        tokens=spec.evaluation.sample_tokens,
+        total_steps=total_steps,
+        tokenizer=tokenizer,
+        seed=spec.training.seed,
+    )
+    return [*measurements, samples]
 
 
 def _sinks(job: LLMTrainingJob, run: RunFolder, ranks: Ranks) -> list[Sink]:

@@ -41,6 +41,11 @@ def write_report(folder: Path) -> Path:
     history = read_history(folder / "metrics.jsonl")
     events = list(read_records(folder / "events.jsonl"))
     baseline = (result.get("baseline") or {}).get("validation_loss")
+    sections = (
+        *_classification(result),
+        ("Plan", _plan(events)),
+        ("Environment", _facts(result)),
+    )
     environment = Environment(
         loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -54,7 +59,7 @@ def write_report(folder: Path) -> Path:
         charts=list(_charts(history, baseline)),
         samples=_samples(history, result.get("total_steps")),
         events=_told(events),
-        tables=[(title, rows) for title, rows in (("Plan", _plan(events)), ("Environment", _facts(result))) if rows],
+        tables=[(title, rows) for title, rows in sections if rows],
         job=_read_text(folder / "job.yaml"),
     )
     report = folder / "report.html"
@@ -130,6 +135,26 @@ def _charts(history: History, baseline: float | None) -> Iterator[Chart]:
         for name, seconds in parts.items()
     ]
     yield Chart("Time of a step", step_time_chart(history), keys, wide=True)
+
+
+def _classification(result: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Of each split, how well labels are told apart: a title, and names with sentences."""
+    for split, found in (result.get("classification") or {}).items():
+        low, high = found["interval"]
+        names = list(found["labels"])
+        rows = [
+            (
+                "Accuracy",
+                f"{found['accuracy']:.1%} ({low:.1%} to {high:.1%}); the commonest label: {found['majority']:.1%}",
+            ),
+            ("F1", f"{found['f1']:.3f}, the mean over labels"),
+            ("Calibration", f"confidence is off by {found['calibration_error']:.1%} in the mean"),
+        ]
+        for name, counts in zip(names, found["confusion"], strict=True):
+            label = found["labels"][name]
+            taken = ", ".join(f"{count} as {other}" for other, count in zip(names, counts, strict=True))
+            rows.append((name, f"{taken}; precision {label['precision']:.3f}, recall {label['recall']:.3f}"))
+        yield f"Labels of {found['texts']:,} texts, {split} split", rows
 
 
 def _samples(history: History, total_steps: int | None) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from windlass.errors import WindlassError
-from windlass.models.decoder import Decoder
+from windlass.models.classifier import Classifier
+from windlass.models.decoder import INITIAL_STD, Decoder, assign
 from windlass.models.lora import LoraLinear, add_adapters, initialise_adapters
 from windlass.spec.job import Model
 from windlass.spec.presets import ModelConfig
 
+SCORE = "score.weight"
 RECOMPUTED = "_checkpoint_wrapped_module."
 """In the names of parameters whose block is recomputed in the backward pass."""
 
@@ -21,7 +23,8 @@ def build_model(config: ModelConfig, spec: Model) -> Decoder:
 
     Raises WindlassError: ConfigInvalid, for adapters or trainable parts that the model does not have.
     """
-    model = Decoder(config)
+    head = spec.head
+    model = Decoder(config) if head is None else Classifier(config, head.labels, head.pooling)
     if spec.lora is not None:
         add_adapters(model, spec.lora)
     trained = set(_trained(model, spec))
@@ -40,6 +43,7 @@ def _trained(model: Decoder, spec: Model) -> Iterable[str]:
     if scope == "Matching":
         return [name for pattern in spec.trainable.patterns or [] for name in _matching(pattern, names)]
     head = "token_embedding.weight" if model.config.tie_embeddings else "output.weight"
+    head = SCORE if isinstance(model, Classifier) else head
     blocks = spec.trainable.blocks or 0
     if blocks > layers:
         raise WindlassError("ConfigInvalid", f"spec.model.trainable.blocks: {blocks} of {layers} layers")
@@ -59,8 +63,8 @@ def _matching(pattern: str, names: list[str]) -> list[str]:
 
 
 def added_parameters(model: nn.Module) -> set[str]:
-    """Names of the parameters that a base has none of: adapters."""
-    return {
+    """Names of the parameters that a base has none of: adapters, and a classifier's head."""
+    return {SCORE for _ in range(isinstance(model, Classifier))} | {
         f"{name}.{part}".replace(RECOMPUTED, "")
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
@@ -71,6 +75,12 @@ def added_parameters(model: nn.Module) -> set[str]:
 def initialise_added(model: nn.Module, seed: int) -> None:
     """Set the parameters that a base has none of."""
     initialise_adapters(model, seed)
+    if isinstance(model, Classifier):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            assign(
+                model.score.weight, torch.empty(model.score.weight.shape).normal_(0.0, INITIAL_STD, generator=generator)
+            )
 
 
 def parameters_by_name(model: nn.Module, *, trained: bool) -> dict[str, nn.Parameter]:

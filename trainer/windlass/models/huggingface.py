@@ -13,12 +13,15 @@ from torch.distributed.tensor import DTensor
 
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
+from windlass.models.classifier import Classifier
 from windlass.models.decoder import Decoder, assign
 from windlass.models.families import FAMILIES, family_of, read_config, write_config
 from windlass.models.layouts import HEAD, Layout, parts
 from windlass.models.weight_files import SAFETENSORS, WeightFiles, open_weights
 from windlass.spec.presets import ModelConfig
 
+SCORE = "score.weight"
+"""A classifier's head; it is not read, since a job names its own labels."""
 MISMATCHES_SHOWN = 5
 NOT_GENERATION = ("_from_model_config", "transformers_version")
 
@@ -38,6 +41,9 @@ def export_model(
     """
     config = write_config(model.config, tokenizer.end_of_document)
     weights = to_their_weights(model)
+    if isinstance(model, Classifier):
+        config |= _of_classifier(model, config)
+        weights[SCORE] = model.score.weight.detach().to("cpu", torch.float32).contiguous()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WindlassError("ConfigInvalid", f"{folder} exists and is not an empty folder; name another, or delete it")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +63,21 @@ def export_model(
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _of_classifier(model: Classifier, config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says of a classifier besides; transformers' read the last token that does not pad."""
+    if model.pooling != "LastToken":
+        raise WindlassError(
+            "ConfigInvalid", f"transformers' classifiers have no pooling but LastToken; this one has {model.pooling}"
+        )
+    names = [name.removesuffix("LMHeadModel").removesuffix("ForCausalLM") for name in config["architectures"]]
+    return {
+        "architectures": [f"{name}ForSequenceClassification" for name in names],
+        "id2label": dict(enumerate(model.labels)),
+        "label2id": {label: number for number, label in enumerate(model.labels)},
+        "pad_token_id": config["eos_token_id"],
+    }
 
 
 def load_model(folder: Path) -> Decoder:
@@ -130,7 +151,7 @@ def _check(model: Decoder, layout: Layout, files: WeightFiles, stored: dict[str,
                 problems.append(f"{part.name} is missing")
             elif (shape := files.shapes[stored[part.name]]) != part.shape:
                 problems.append(f"{part.name} has shape {list(shape)} and not {list(part.shape)}")
-    ignored = (*layout.computed, f"{HEAD}weight") if model.config.tie_embeddings else layout.computed
+    ignored = (*layout.computed, SCORE, *([f"{HEAD}weight"] if model.config.tie_embeddings else []))
     problems += [f"{name} is not known" for name in stored if name not in known and not name.endswith(ignored)]
     if problems:
         shown = "; ".join(problems[:MISMATCHES_SHOWN])

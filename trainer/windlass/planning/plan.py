@@ -73,8 +73,9 @@ class Plan:
     def _length(self) -> str:
         if self.steps is None:
             return "as many steps as the corpus gives, once it is prepared"
-        passes = "" if self.epochs is None else f", {self.epochs:,.2f} times the corpus"
-        return f"{self.steps:,} steps, {self.total_tokens:,} tokens{passes}"
+        passes = "" if self.epochs is None else f", {self.epochs:,.2f} times the data"
+        tokens = "" if self.total_tokens is None else f", {self.total_tokens:,} tokens"
+        return f"{self.steps:,} steps{tokens}{passes}"
 
 
 def make_plan(
@@ -138,7 +139,8 @@ def make_plan(
     tokens_per_step = training.global_batch_size * sequence_length
     samples = None if train_tokens is None else (train_tokens - 1) // sequence_length
     steps = None if training.epochs and samples is None else total_steps(training, sequence_length, samples)
-    total_tokens = None if steps is None else steps * tokens_per_step
+    has_examples = job.spec.data.examples is not None  # of lengths of their own
+    total_tokens = None if steps is None or has_examples else steps * tokens_per_step
     return Plan(
         model=job.spec.model.preset or shown(job.spec.model.from_ or ""),
         parameters=parameters,

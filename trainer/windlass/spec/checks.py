@@ -43,7 +43,7 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     """What the spec allows and this version can't run yet."""
     spec = job.spec
     asked = {
-        "spec.task": spec.task != "Pretrain",
+        "spec.task": spec.task in ("Instruct", "Preference"),
         "spec.model.custom": spec.model.custom is not None,
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
@@ -204,6 +204,17 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.data.template", f"only with task Instruct; this is {spec.task}", about=about)
     if spec.task != "Preference" and spec.training.preference is not None:
         yield Problem("spec.training.preference", f"only with task Preference; this is {spec.task}", about=about)
+    if (spec.task == "Classify") != (spec.data.examples is not None):
+        message = "task Classify needs it: labelled texts" if spec.task == "Classify" else f"not with task {spec.task}"
+        yield Problem("spec.data.examples", message, about=about)
+    if spec.task == "Classify" and spec.evaluation.prompts:
+        yield Problem("spec.evaluation.prompts", "a classifier writes no text; leave them out", about=about)
+    if spec.model.head and spec.model.head.pooling != "LastToken" and spec.checkpoints.export == "HuggingFace":
+        message = "HuggingFace needs pooling LastToken: transformers' classifiers have no other"
+        yield Problem("spec.checkpoints.export", message, about=("spec.model.head.pooling",))
+    if spec.data.examples and spec.data.examples.validation_fraction + spec.data.examples.test_fraction >= 1:
+        path = "spec.data.examples"
+        yield Problem(f"{path}.testFraction", "with validationFraction it leaves nothing to train on", about=(path,))
     labels = spec.model.head.labels if spec.model.head else []
     if len(set(labels)) < len(labels):
         yield Problem("spec.model.head.labels", "a label is given twice")
@@ -212,8 +223,10 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
 def _data(spec: JobSpec) -> Iterator[Problem]:
     data = spec.data
     about = ("spec.data.prepare", "spec.data.train")
-    if data.prepare is None and not data.train:
+    if data.prepare is None and not data.train and data.examples is None and spec.task == "Pretrain":
         yield Problem("spec.data", "needs train, the prepared corpora, or prepare, which makes one", about=about)
+    if spec.task == "Classify" and data.examples is not None and (data.prepare is not None or data.train):
+        yield Problem("spec.data.examples", "takes the place of train and prepare; leave these out", about=about)
     if data.prepare is not None and len(data.train) > 1:
         message = f"with prepare, at most one URI, where the corpus goes; here are {len(data.train)}"
         yield Problem("spec.data.train", message, about=about[:1])

@@ -46,6 +46,7 @@ def cluster_problems(spec: JobSpec) -> Iterator[Problem]:
     elif spec.model.from_ is not None:
         yield from _seen("spec.model.from", spec.model.from_, "s3://bucket/models/NAME")
     yield from _raw_data(spec)
+    yield from _examples(spec)
     if spec.tokenizer is not None and spec.tokenizer not in TOKENIZERS:
         yield from _seen("spec.tokenizer", spec.tokenizer, "s3://bucket/tokenizer.json")
     yield from _template("spec.head.template", spec.head.template, "head")
@@ -58,6 +59,11 @@ def _raw_data(spec: JobSpec) -> Iterator[Problem]:
     for path, listed in (("sources", prepare.sources if prepare else []), ("decontaminate.against", against)):
         for index, raw in enumerate(listed):
             yield from _seen(f"spec.data.prepare.{path}[{index}].uri", raw.uri, "s3://bucket/raw/*.txt")
+
+
+def _examples(spec: JobSpec) -> Iterator[Problem]:
+    for index, source in enumerate(spec.data.examples.sources if spec.data.examples else []):
+        yield from _seen(f"spec.data.examples.sources[{index}].uri", source.uri, "s3://bucket/raw/*.txt")
 
 
 def _seen(path: str, uri: str, example: str) -> Iterator[Problem]:
@@ -148,6 +154,7 @@ def cluster_rules() -> dict[str, list[Rule]]:
         ],
         "spec.data.train[]": [_cel_seen("s3://bucket/corpora/NAME")],
         "spec.data.validation[]": [_cel_seen("s3://bucket/corpora/NAME")],
+        "spec.data.examples.sources[]": [_cel_seen("s3://bucket/raw/*.txt")],
         "spec.data.prepare.sources[]": [_cel_seen("s3://bucket/raw/*.txt")],
         "spec.data.prepare.decontaminate.against[]": [_cel_seen("s3://bucket/raw/*.txt")],
         "spec.head.template": _cel_template("head"),

@@ -166,7 +166,9 @@ class ClassifierHead(SpecModel):
     labels: Annotated[list[str], Field(min_length=2, json_schema_extra={"x-kubernetes-list-type": "set"})]
     """Class names, in the order of the outputs."""
     pooling: Literal["LastToken", "FirstToken", "Mean"] = "LastToken"
-    """Which hidden state is classified."""
+    """Which hidden state is classified: after the last token, after the first, or the mean of all."""
+    class_weights: Literal["Equal", "Balanced"] = "Equal"
+    """Balanced: examples of rare labels weigh more in the loss, so that all labels weigh the same."""
 
 
 class Lora(SpecModel):
@@ -313,6 +315,28 @@ class CorpusSource(SpecModel):
     """How often it is drawn from, relative to the others."""
 
 
+class ExampleSource(RawData):
+    """Examples, one a row or a record."""
+
+    label_field: Annotated[str, Field(min_length=1)] = "label"
+    """With task Classify: column or key that holds the label."""
+
+
+class Examples(SpecModel):
+    """Examples of a task that has some, such as labelled texts."""
+
+    sources: Annotated[list[ExampleSource], Field(min_length=1, max_length=1000)]
+    """What to read."""
+    deduplicate: bool = True
+    """Of examples with the same text but for white space, the first one stays; before they are split."""
+    balance: bool = False
+    """With task Classify: take as many examples of each label as there are of the rarest."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share that is measured while training; of each label alike, chosen by a hash of the texts and the seed."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """With task Classify: share that is measured at the end only."""
+
+
 class Data(SpecModel):
     """What the model learns from, and what it is measured on."""
 
@@ -322,6 +346,8 @@ class Data(SpecModel):
     """Prepared corpora."""
     validation: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Corpora to measure on; default: the validation split of those in `train`."""
+    examples: Examples | None = None
+    """With task Classify: labelled texts."""
     packing: bool = True
     """Documents share a sequence; false: one document each, cut where it is longer and padded where it is shorter."""
     document_mask: bool = False

@@ -89,6 +89,11 @@ def _spec_rules() -> list[Rule]:
             "model.head holds the labels of task Classify: it is needed there, and goes with no other task",
             ".model.head",
         ),
+        Rule(
+            "(self.task == 'Classify') == has(self.data.examples)",
+            "data.examples holds what task Classify learns from: it is needed there, and goes with no other task",
+            ".data.examples",
+        ),
         _needs(".data.template", "self.task == 'Instruct'", "goes with task Instruct only"),
         _needs(".training.preference", "self.task == 'Preference'", "goes with task Preference only"),
         Rule(
@@ -166,7 +171,10 @@ def rules() -> dict[str, list[Rule]]:
             ),
         ],
         "spec.data": [
-            Rule("has(self.prepare) || self.train.size() > 0", "give train, or prepare, which makes a corpus"),
+            Rule(
+                "[has(self.prepare) || self.train.size() > 0, has(self.examples)].filter(given, given).size() == 1",
+                "give train, or prepare, which makes a corpus, or examples",
+            ),
             Rule(
                 "!has(self.prepare) || self.train.size() <= 1",
                 "train has at most one URI with prepare: where the corpus goes",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from windlass.data.stream import Batch, TrainingStream
+from windlass.data.stream import Batch, Stream
 from windlass.errors import WindlassError
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Checkpoints, JobSpec
@@ -20,7 +20,7 @@ from windlass.training.checkpoint import Checkpointer, Saved
 from windlass.training.commits import Commit, CommitLog
 from windlass.training.hang import HangWatch
 from windlass.training.loss_scale import LossScale
-from windlass.training.measure import Loss, Measurement, count_labels, to_device
+from windlass.training.measure import Loss, Measurement, count_labels, count_tokens, to_device
 from windlass.training.optimizer import set_learning_rate
 from windlass.training.parallel import accumulate, autocast, clip_gradients
 from windlass.training.ranks import Ranks
@@ -46,7 +46,7 @@ class TrainingRun:
     strategy: Strategy
     precision: str
     total_steps: int
-    stream: Callable[[int], TrainingStream]
+    stream: Callable[[int], Stream[list[Batch]]]
     """This rank's micro batches, from a number of samples consumed by all ranks."""
     inputs: dict[str, Any]
     """What is trained on what (run, seed, corpora, model, ...): a checkpoint of anything else is refused."""
@@ -146,8 +146,12 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
             hang_watch.alive()
             with timer.part("data"):
                 micro_batches = next(stream)
-            step_tokens, stops, overdue, busy = ranks.sum(
-                count_labels(micro_batches), run.stop_requested(), save_clock.overdue(), checkpointer.busy
+            step_labels, step_tokens, stops, overdue, busy = ranks.sum(
+                count_labels(micro_batches),
+                count_tokens(micro_batches),
+                run.stop_requested(),
+                save_clock.overdue(),
+                checkpointer.busy,
             )
             if stops:
                 stopped = True
@@ -159,7 +163,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
 
             if step not in left_out:
                 with timer.part("forward_backward"):
-                    summed = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_tokens)
+                    summed = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_labels)
                     clipped = clip_gradients(run.model, training.optimizer.gradient_clip, scale.factor)
                     loss, norm = torch.stack([summed, clipped]).tolist()  # a step waits for its GPU here alone
                 with timer.part("optimizer"):
@@ -179,7 +183,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
                 record = {
                     "kind": "train",
                     "step": step,
-                    "loss": _finite(loss_sum / step_tokens),
+                    "loss": _finite(loss_sum / step_labels),
                     "learning_rate": rate,
                     "gradient_norm": _finite(norm),
                     "tokens": tokens,
@@ -206,7 +210,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
 def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: float) -> torch.Tensor:
     """Gradients of the step's loss; returns this rank's summed loss, a scalar without gradient.
 
-    DDP and FSDP average gradients over ranks, so with `factor` = world size / tokens of all ranks every token weighs
+    DDP and FSDP average gradients over ranks, so with `factor` = world size / labels of all ranks every label weighs
     the same, on whichever rank and in whichever micro batch it is.
     """
     total = torch.zeros((), device=run.ranks.device)

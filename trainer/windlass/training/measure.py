@@ -135,3 +135,8 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
 def count_labels(batches: Sequence[Batch]) -> int:
     """Tokens that count in the loss."""
     return sum(int((batch.labels >= 0).sum()) for batch in batches)
+
+
+def count_tokens(batches: Sequence[Batch]) -> int:
+    """Tokens that the model reads, without those that pad."""
+    return sum(count_labels([batch]) if batch.read is None else batch.read for batch in batches)

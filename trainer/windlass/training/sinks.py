@@ -202,7 +202,7 @@ class PrometheusSink:
         self._tokens.labels(self._rank).inc(tokens - (self._tokens_before or tokens - tokens // record["step"]))
         self._tokens_before = tokens
         for name, counter in self._stream.items():
-            now = record["stream"][name]
+            now = record["stream"].get(name, 0)  # examples are in memory: nothing is read
             before = self._stream_before[name]
             counter.labels(self._rank).inc(now - before if now >= before else now)  # a new stream begins at 0
             self._stream_before[name] = now

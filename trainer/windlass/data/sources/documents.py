@@ -1,12 +1,15 @@
-"""The documents in a file, or in a part of one, by its format."""
+"""The documents or records in a file, or in a part of one, by its format."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from windlass.data.sources import hub, records, tables, text, web
+from windlass.data.sources import hub, tables, text, web
 from windlass.data.sources.document import Document
 from windlass.data.sources.files import SourceFile, gone
+from windlass.data.sources.records import field_names, json_lines, text_of
 from windlass.errors import WindlassError
 from windlass.spec.job import RawData, Source
 
@@ -45,24 +48,50 @@ def documents(source: RawData, file: SourceFile, part: Part = WHOLE) -> Iterator
     Raises DataCorrupt for a broken record, DataNotFound for a file that went, AccessDenied.
     """
     separator = source.document_separator if isinstance(source, Source) else None
-    try:
+    with _readable(file):
         match format_of(source, file):
-            case "Dataset":
-                yield from records.from_rows(
-                    source, file, hub.rows(file, part.start, file.size if part.stop is None else part.stop)
-                )
-            case "JsonLines":
-                yield from records.json_lines(source, file, part.start, part.stop)
-            case "Parquet":
-                yield from tables.parquet(source, file, part.start, part.stop)
-            case "Csv" | "Tsv" as kind:
-                yield from tables.csv(source, file, "," if kind == "Csv" else "\t")
             case "Html":
                 yield from web.html(file)
             case "Warc":
                 yield from web.warc(file)
-            case _:
+            case "Text" | "Code":
                 yield from text.documents(file, separator, part.start, part.stop)
+            case _:
+                for name, record in _records(source, file, part, field_names(source.text_field)):
+                    yield Document(name, None if record is None else text_of(record, source.text_field, name))
+
+
+def records(source: RawData, file: SourceFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the file's records in their order, each with its place. Errors as of `documents`, and for other formats."""
+    if format_of(source, file) in ("Text", "Code", "Html", "Warc"):
+        message = f"{file.uri} has no records with fields; give a .jsonl, .parquet, .csv or .tsv file, or set format"
+        raise WindlassError("ConfigInvalid", message)
+    with _readable(file):
+        for name, record in _records(source, file, WHOLE, None):
+            if record is None:
+                raise WindlassError("DataCorrupt", f"{name} is no UTF-8")
+            yield name, record
+
+
+def _records(
+    source: RawData, file: SourceFile, part: Part, texts: Sequence[str] | None
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    match format_of(source, file):
+        case "Dataset":
+            for number, row in hub.rows(file, part.start, file.size if part.stop is None else part.stop):
+                yield f"{file.uri}:{number}", row
+        case "JsonLines":
+            yield from json_lines(file, part.start, part.stop)
+        case "Parquet":
+            yield from tables.parquet(file, part.start, part.stop, texts)
+        case kind:
+            yield from tables.csv(file, "," if kind == "Csv" else "\t")
+
+
+@contextmanager
+def _readable(file: SourceFile) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise gone(file) from error
     except PermissionError as error:

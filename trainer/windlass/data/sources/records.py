@@ -2,14 +2,12 @@
 
 import json
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
-from windlass.data.sources.document import Document
 from windlass.data.sources.files import LONGEST_RECORD, SourceFile, open_file
 from windlass.errors import WindlassError
-from windlass.spec.job import RawData
 
 
 @lru_cache
@@ -23,30 +21,22 @@ def field_names(text_field: str) -> tuple[str, ...]:
         raise WindlassError("ConfigInvalid", f"textField {text_field!r}: {error}; a name in braces each") from error
 
 
-def text_of(record: Any, text_field: str, name: str) -> str | None:
-    """The record's text, or None where it is no Unicode; DataCorrupt where a field is missing or no text."""
-    values = {field: record.get(field) if isinstance(record, dict) else None for field in field_names(text_field)}
+def text_of(record: dict[str, Any], text_field: str, name: str, setting: str = "textField") -> str | None:
+    """The record's text, or None where it is no Unicode; DataCorrupt where a field is missing or no text.
+
+    `setting` is the source's field that names the record's, for the message.
+    """
+    values = {field: record.get(field) for field in field_names(text_field)}
     for field, value in values.items():
         if not isinstance(value, str):
-            has = (
-                f"it has {', '.join(sorted(record))}"
-                if isinstance(record, dict)
-                else f"it is a {type(record).__name__}"
-            )
-            raise WindlassError("DataCorrupt", f"{name} has no text in field {field}; {has}; set textField")
+            has = ", ".join(sorted(record))
+            raise WindlassError("DataCorrupt", f"{name} has no text in field {field}; it has {has}; set {setting}")
     text = text_field.format_map(values) if "{" in text_field else str(values[text_field])
     return text if _is_unicode(text) else None
 
 
-def from_rows(source: RawData, file: SourceFile, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Document]:
-    """Yield a document for each numbered row."""
-    for number, row in rows:
-        name = f"{file.uri}:{number}"
-        yield Document(name, text_of(row, source.text_field, name))
-
-
-def json_lines(source: RawData, file: SourceFile, start: int, stop: int | None) -> Iterator[Document]:
-    """Yield the documents of the lines that begin in bytes [start, stop)."""
+def json_lines(file: SourceFile, start: int, stop: int | None) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield the place and the record of each line that begins in bytes [start, stop); None for what is no UTF-8."""
     place = f"{file.uri}@{start}" if start else file.uri
     with cast("BinaryIO", open_file(file)) as lines:
         position = start
@@ -59,7 +49,7 @@ def json_lines(source: RawData, file: SourceFile, start: int, stop: int | None) 
             position += len(line)
             if line.strip():
                 name = f"{place}:{number}"
-                yield Document(name, _text(line, source.text_field, name))
+                yield name, _record(line, name)
 
 
 def _line(lines: BinaryIO, file: SourceFile) -> bytes:
@@ -70,14 +60,16 @@ def _line(lines: BinaryIO, file: SourceFile) -> bytes:
     return line
 
 
-def _text(line: bytes, text_field: str, name: str) -> str | None:
+def _record(line: bytes, name: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return None
     except ValueError as error:
         raise WindlassError("DataCorrupt", f"{name} is no JSON: {error}") from error
-    return text_of(record, text_field, name)
+    if not isinstance(record, dict):
+        raise WindlassError("DataCorrupt", f"{name} is no record with fields; it is a {type(record).__name__}")
+    return record
 
 
 def _is_unicode(text: str) -> bool:

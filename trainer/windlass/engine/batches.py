@@ -1,0 +1,108 @@
+"""What a rank trains and is measured on, by the job's data: prepared corpora, or examples."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from windlass.data.corpus import Corpus
+from windlass.data.stream import Batch, Stream, TrainingStream, validation_batches
+from windlass.data.tokenizers import Tokenizer
+from windlass.engine.examples import RankExamples
+from windlass.engine.rank_settings import RankSettings
+from windlass.engine.run_folder import RunFolder
+from windlass.storage import Storage
+from windlass.tasks.classify import balanced_weights, label_loss
+from windlass.tasks.pretrain import output_loss
+from windlass.training.measure import Loss
+from windlass.training.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class RankBatches:
+    """One rank's batches, and their loss."""
+
+    stream: Callable[[int], Stream[list[Batch]]]
+    """Micro batches to train on, from a number of samples consumed by all ranks."""
+    splits: dict[str, Callable[[], Iterator[Batch]]]
+    """The same batches every time to measure on: validation, and of examples the test split where there is one."""
+    loss: Loss
+    inputs: dict[str, Any]
+    """What they are, for checkpoints."""
+
+
+def rank_batches(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> RankBatches:
+    """The batches of a rank. Raises WindlassError: DataNotFound, ConfigInvalid."""
+    return _of_corpora(settings, ranks) if settings.examples is None else _of_examples(settings, ranks, tokenizer)
+
+
+def _of_corpora(settings: RankSettings, ranks: Ranks) -> RankBatches:
+    spec, plan = settings.job.spec, settings.plan
+    train, validation = (
+        [(Corpus.open(uri), weight) for uri, weight in corpora] for corpora in (settings.train, settings.validation)
+    )
+    return RankBatches(
+        stream=lambda start_sample: TrainingStream(
+            train,
+            sequence_length=plan.sequence_length,
+            seed=spec.training.seed,
+            global_batch_size=spec.training.global_batch_size,
+            micro_batch_size=plan.batching.micro_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            start_sample=start_sample,
+            stride=spec.data.stride,
+            packing=spec.data.packing,
+            document_mask=spec.data.document_mask,
+        ),
+        splits={
+            "validation": lambda: validation_batches(
+                validation,
+                sequence_length=plan.sequence_length,
+                batch_size=plan.batching.micro_batch_size,
+                max_tokens=spec.evaluation.max_tokens,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+                packing=spec.data.packing,
+                document_mask=spec.data.document_mask,
+            )
+        },
+        loss=torch.compile(output_loss) if spec.training.parallelism.compile else output_loss,
+        inputs={
+            "corpus": [[corpus.id, weight] for corpus, weight in train],
+            "way to cut sequences": [spec.data.stride, spec.data.packing, spec.data.document_mask],
+        },
+    )
+
+
+def _of_examples(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> RankBatches:
+    assert settings.examples is not None
+    spec, batching = settings.job.spec, settings.plan.batching
+    storage = Storage(RunFolder(settings.folder).checkpoints_uri(settings.job))
+    examples = RankExamples(settings.examples, storage, tokenizer.end_of_document, settings.config.context_length)
+    place = {"rank": ranks.rank, "world_size": ranks.world_size}
+    loss: Loss = label_loss
+    if spec.model.head is not None and spec.model.head.class_weights == "Balanced":
+        weights = balanced_weights(examples.label_counts(len(spec.model.head.labels)))
+        loss = partial(label_loss, class_weights=torch.tensor(weights, device=ranks.device))
+    return RankBatches(
+        stream=partial(
+            examples.stream,
+            seed=spec.training.seed,
+            batch=spec.training.global_batch_size,
+            micro_batch_size=batching.micro_batch_size,
+            **place,
+        ),
+        splits={
+            split: examples.batches(split, batch_size=batching.micro_batch_size, **place)
+            for split in ("validation", "test")
+            if examples.splits[split]
+        },
+        loss=loss,
+        inputs={
+            "examples": settings.examples,
+            "head": spec.model.head and spec.model.head.model_dump(mode="json"),
+        },
+    )

@@ -1,0 +1,88 @@
+"""Examples from the job's sources to each rank's batches."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from windlass.data.buckets import Example, ExampleStream, LengthOrder, padded_batch
+from windlass.data.examples import encoded, labelled_splits, load, store
+from windlass.data.stream import Batch
+from windlass.data.tokenizers import Tokenizer
+from windlass.errors import WindlassError
+from windlass.spec.job import LLMTrainingJob
+from windlass.spec.presets import ModelConfig
+from windlass.storage import Storage
+
+FOLDER = "examples"
+"""Beside the checkpoints, where every rank reads."""
+
+
+def prepare_examples(
+    job: LLMTrainingJob, config: ModelConfig, tokenizer: Tokenizer, storage: Storage, progress: Callable[[str], None]
+) -> tuple[str, int]:
+    """Read, split, encode and store the job's examples; returns their hash and how many are trained on."""
+    from windlass.tasks.classify import encode
+
+    spec, head = job.spec.data.examples, job.spec.model.head
+    assert spec is not None
+    assert head is not None
+    splits, counts = labelled_splits(spec, head.labels, job.spec.training.seed)
+    length = job.spec.data.sequence_length or config.context_length
+    places = {label: number for number, label in enumerate(head.labels)}
+    examples = encoded(splits, lambda one: encode(tokenizer, one.text, places[one.label], length, head.pooling), counts)
+    progress(f"Examples: {counts.sentence()}")
+    batch = job.spec.training.global_batch_size
+    if len(examples["train"]) < batch:
+        raise WindlassError(
+            "ConfigInvalid",
+            f"spec.training.globalBatchSize: {batch} is more than the {len(examples['train'])} examples to train on",
+        )
+    return store(storage.child(FOLDER), examples), len(examples["train"])
+
+
+class RankExamples:
+    """The examples as one rank reads them."""
+
+    def __init__(self, identity: str, storage: Storage, padding: int, context_length: int) -> None:
+        self._identity, self._padding = identity, padding
+        self._multiple = math.gcd(8, context_length)
+        self.splits = load(storage.child(FOLDER))
+
+    def stream(
+        self, start_sample: int, *, seed: int, batch: int, micro_batch_size: int, rank: int, world_size: int
+    ) -> ExampleStream:
+        """Batches to train on, from a number of samples consumed by all ranks."""
+        examples = self.splits["train"]
+        # Of like length are often texts of like labels, as spam is long: a step on them would unlearn the others.
+        order = LengthOrder(self._identity, seed, _lengths(examples), batch, pool=1)
+        return ExampleStream(
+            order,
+            lambda samples: [examples[sample] for sample in samples.tolist()],
+            micro_batch_size=micro_batch_size,
+            rank=rank,
+            world_size=world_size,
+            start_sample=start_sample,
+            padding=self._padding,
+            multiple=self._multiple,
+        )
+
+    def batches(self, split: str, *, batch_size: int, rank: int, world_size: int) -> Callable[[], Iterator[Batch]]:
+        """This rank's share of a split that is measured; each call goes over it once."""
+        examples = self.splits[split]
+        mine = [examples[sample] for sample in np.argsort(_lengths(examples), kind="stable").tolist()[rank::world_size]]
+        return partial(self._batches, mine, batch_size)
+
+    def _batches(self, examples: list[Example], batch_size: int) -> Iterator[Batch]:
+        for at in range(0, len(examples), batch_size):
+            yield padded_batch(examples[at : at + batch_size], self._padding, self._multiple)
+
+    def label_counts(self, labels: int) -> list[int]:
+        """How many examples to train on have each label."""
+        found = [int(marks.max()) for _, marks in self.splits["train"]]
+        return [int(count) for count in np.bincount(found, minlength=labels)]
+
+
+def _lengths(examples: list[Example]) -> "np.typing.NDArray[np.int64]":
+    return np.array([len(inputs) for inputs, _ in examples], np.int64)
