@@ -9,16 +9,19 @@ module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor ve
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.backend import BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from windlass.engine.failures import classify
+from windlass.errors import WindlassError
 
 
 def fit(
@@ -30,16 +33,21 @@ def fit(
         train_loop_config=config,
         backend_config=BackendConfig(),  # the ranks join their process group by themselves
         scaling_config=ScalingConfig(num_workers=ranks, use_gpu=on_gpus, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]  # declared as Ray Train 1's
             name="train",
             storage_path=folder,
-            failure_config=FailureConfig(max_failures=0),  # the driver has budgets of its own
+            # The driver has budgets of its own, and knows of other places; Ray Train would try these for ever.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
     try:
         trainer.fit()
     except WorkerGroupError as error:
         raise classify(error.worker_failures.values()) from error
+    except ControllerError as error:
+        if isinstance(error.controller_failure, RETRYABLE_CONTROLLER_ERRORS):
+            raise WindlassError("RankFailed", "The ranks did not start: a worker is gone, or has no room.") from error
+        raise classify([error]) from error
     except TrainingFailedError as error:
         raise classify([error]) from error
 

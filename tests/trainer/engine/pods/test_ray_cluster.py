@@ -1,9 +1,11 @@
 """How many workers a job goes on with."""
 
+import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,20 +22,30 @@ class Joined(RayCluster):
 
     def __init__(self, job: LLMTrainingJob, run: RunFolder) -> None:
         self._job, self._run, self.count = job, run, 0
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self._pod = SimpleNamespace(http_port=self.server.getsockname()[1])  # type: ignore[assignment]
 
     def _joined(self) -> list[dict[str, Any]]:
         machine = {"device": "cpu", "devices": 1, "device_name": "cpu", "memory": 8 << 30, "threads": 2}
-        return [{"index": index, "machine": machine} for index in range(self.count)]
+        return [{"index": index, "machine": machine, "ip": "127.0.0.1"} for index in range(self.count)]
 
 
 @pytest.fixture
 def cluster(
     tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Joined]:
+) -> Iterator[Callable[..., Joined]]:
     monkeypatch.setattr(ray_cluster, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(ray_cluster, "SETTLED_SECONDS", 0.1)
     monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.02)
-    return lambda *overrides: Joined(tiny_job(*overrides), RunFolder(tmp_path))
+    made: list[Joined] = []
+
+    def make(*overrides: str) -> Joined:
+        made.append(Joined(tiny_job(*overrides), RunFolder(tmp_path)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.server.close()
 
 
 def test_all_workers_are_waited_for_and_a_stop_ends_the_wait(cluster: Callable[..., Joined]) -> None:
@@ -56,6 +68,21 @@ def test_a_job_with_min_replicas_goes_on_with_the_most_that_share_a_batch_evenly
     places = cluster("workers.replicas=6", "workers.minReplicas=3")  # globalBatchSize 12
     places.count = joined
     assert places.gather() == ranks
+
+
+def test_a_worker_whose_machine_was_switched_off_is_waited_for_although_ray_knows_it_yet(
+    cluster: Callable[..., Joined],
+) -> None:
+    places = cluster("workers.replicas=2")
+    places.count = 2
+    address = places.server.getsockname()
+    places.server.close()
+    with ThreadPoolExecutor() as threads:
+        gathered = threads.submit(places.gather)
+        with pytest.raises(TimeoutError):
+            gathered.result(0.5)
+        places.server = socket.create_server(address)
+        assert gathered.result(20) == 2
 
 
 def test_gpus_count_as_ranks(cluster: Callable[..., Joined]) -> None:

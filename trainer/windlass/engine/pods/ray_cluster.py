@@ -31,6 +31,8 @@ WATCH_SECONDS = 1.0
 """Between two looks for more workers while the ranks train."""
 PATIENCE_SECONDS = 10.0
 """How long a job that may be smaller waits for more workers before it starts with those that are there."""
+ANSWERS = 64
+"""Workers that are asked side by side whether they are there."""
 SETTLED_SECONDS = 5.0
 """How long more workers have to be there before the ranks are stopped to go on with them."""
 STOPPED_PATIENCE = 10.0
@@ -85,8 +87,9 @@ class RayCluster:
                 self._run.tell("workers", "", ready=len(joined), desired=spec.replicas)
             patient = time.monotonic() - settled < PATIENCE_SECONDS
             count = self._largest(len(joined))
-            if len(joined) >= spec.replicas or (count and not patient):
-                self._workers = joined[: count or spec.replicas]
+            workers = joined[: count or spec.replicas]
+            if (len(joined) >= spec.replicas or (count and not patient)) and self._answer(workers):
+                self._workers = workers
                 return len(self._workers) * self._ranks_per_worker
             time.sleep(POLL_SECONDS)
 
@@ -104,6 +107,11 @@ class RayCluster:
         known = nodes()  # type: ignore[no-untyped-call]
         alive = {node["NodeManagerAddress"] for node in known if node["Alive"]}
         return [worker for worker in read_json(self._run.workers) or [] if worker["ip"] in alive]
+
+    def _answer(self, workers: list[Record]) -> bool:
+        """Whether all workers are there now: of a machine that was switched off, Ray knows only after seconds."""
+        with ThreadPoolExecutor(max_workers=ANSWERS) as threads:
+            return all(threads.map(lambda worker: _listens(worker["ip"], self._pod.http_port), workers))
 
     def _largest(self, joined: int) -> int | None:
         """How many of the workers can share a batch evenly; None when they are fewer than the job wants at least."""
@@ -189,12 +197,16 @@ class RayCluster:
 
 
 def _wait_for_port(host: str, port: int) -> None:
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(POLL_SECONDS)
+    while not _listens(host, port):
+        time.sleep(POLL_SECONDS)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def train_in_pod(config: dict[str, Any]) -> None:
