@@ -157,7 +157,7 @@ def test_a_corpus_is_prepared_once_and_can_be_looked_at(here: Path) -> None:
 
     plan = windlass("plan", "job.yaml", "--set", "training={epochs: 1}")
     assert plan.exit_code == 0, plan.stderr
-    assert "times the corpus" in plan.stdout
+    assert "times the data" in plan.stdout
 
 
 def test_a_corpus_that_is_not_there_is_bad_input() -> None:

@@ -22,7 +22,8 @@ def test_numbers_are_labels(ending: str, tmp_path: Path) -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), file)
         case "csv":
             file.write_text("\n".join(["text,label", *(f"{r['text']},{r['label']}" for r in records)]))
-    splits, counts = labelled_splits(Examples(sources=[ExampleSource(uri=str(file))]), ["0", "1"], seed=1)
+    examples = Examples(sources=[ExampleSource(uri=str(file))], test_fraction=0.2)
+    splits, counts = labelled_splits(examples, ["0", "1"], seed=1)
     assert counts.splits == {"train": 14, "validation": 2, "test": 4}
     assert all(example.label == str(int(example.text[5:]) % 2) for split in splits.values() for example in split)
 
