@@ -30,10 +30,10 @@ quickstart: $(VENV)/train
 	@$(BIN)/windlass run $(JOB)
 
 test: $(VENV)/dev
-	@$(BIN)/python -m pytest tests --ignore=tests/e2e
+	@$(BIN)/python -m pytest tests --ignore=tests/e2e -n 2 --dist loadfile
 
 e2e: $(VENV)/dev
-	@$(BIN)/python -m pytest tests/e2e -rP
+	@$(BIN)/python -m pytest tests/e2e -rP --durations=12
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.operator.api_server import ApiServer
+from tests.trainer.forked import with_environment
 from tests.trainer.jobs import Jobs, install
 
 from windlass.engine.machine import this_machine
@@ -123,11 +124,14 @@ class Ranks:
         run.stop.unlink(missing_ok=True)
         settings = prepare_run(self.job, run, this_machine(), self.world_size, lambda message: None)
         rendezvous = f"file://{self.folder}/rendezvous-{time.monotonic_ns()}"
-        self.processes = [
-            self.context.Process(target=train_among, args=(settings, rank, self.world_size, rendezvous))
+        tasks: list[tuple[Any, ...]] = [
+            (train_among, settings, rank, self.world_size, rendezvous)
             if self.world_size > 1
-            else self.context.Process(target=train_alone, args=(settings,))
+            else (train_alone, settings)
             for rank in range(self.world_size)
+        ]
+        self.processes = [
+            self.context.Process(target=with_environment, args=(dict(os.environ), *task)) for task in tasks
         ]
         for process in self.processes:
             process.start()

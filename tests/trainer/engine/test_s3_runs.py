@@ -69,7 +69,7 @@ def test_the_store_dies_and_returns_in_mid_run_and_the_losses_are_those_of_a_run
     }
 
     again = start_run(tiny_job("training.maxSteps=1500", *in_bucket(store)), runs=tmp_path / "runs")
-    result = again.wait(timeout=120)
+    result = again.wait(timeout=200)
     assert result is not None
     assert result["status"] == "Succeeded"
     on_disk.wait()
