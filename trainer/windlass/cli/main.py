@@ -3,7 +3,9 @@
 What a command does is imported inside it, so that help and completion load neither pydantic nor PyTorch.
 """
 
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ EXTRAS = {
     **{name: name for name in ("datasets", "tensorboard", "wandb")},
     **dict.fromkeys(("resiliparse", "warcio"), "html"),
     "kubernetes": "cluster",
+    "lm_eval": "evaluate",
     "py3langid": "languages",
 }
 """Modules that come with an extra of their own; every other one that can be missing comes with `train`."""
@@ -195,6 +198,61 @@ def classify(
     from windlass.cli.text import classify as say
 
     say(run, text, runs=runs)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A run, or a folder in Hugging Face layout.", metavar="RUN|FOLDER", show_default=False)
+    ],
+    suites: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="mmlu, hellaswag, truthfulqa, arc, gsm8k, or a task of one. Repeatable."),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="File, folder or URI to measure perplexity and bits per byte on. Repeatable."),
+    ] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help='Column that holds the text, or several: "{question} {answer}".')
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the suites' data; by default they come from the Hugging Face hub.")
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="Solved examples before each item; by default as lm_eval defines a task.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first items of each task, and windows of each text.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts that the model reads at once.")] = 8,
+    tokenizer: Annotated[str | None, typer.Option(help="Of a folder that has none, as spec.tokenizer.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of evaluation.json and model-card.md; by default the model's.")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Measure a model: perplexity and bits per byte on texts, and scores of benchmark suites.
+
+    Scores have 95 % intervals. The suites need the extra `evaluate`.
+    """
+    if not sys.stderr.isatty():  # read when tqdm is imported, which PyTorch does
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from windlass.cli.evaluate import show_evaluation
+
+    show_evaluation(
+        model,
+        runs=runs,
+        suites=suites or [],
+        texts=texts or [],
+        text_field=text_field,
+        data=data,
+        few_shot=few_shot,
+        limit=limit,
+        batch_size=batch_size,
+        tokenizer=tokenizer,
+        out=out,
+    )
 
 
 @app.command("runs")

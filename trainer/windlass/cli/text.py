@@ -13,7 +13,7 @@ def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
     if prompt == "-":
         prompt = sys.stdin.read()
     shown = printable if sys.stdout.isatty() else str
-    pieces = engine.generate_text(_folder(run, runs), prompt, **sampling)
+    pieces = engine.generate_text(run_place(run, runs), prompt, **sampling)
     for number, piece in enumerate(pieces):
         sys.stdout.write(shown(piece if number else prompt + piece))
         sys.stdout.flush()
@@ -23,7 +23,7 @@ def stream(run: str, prompt: str, *, runs: Path, **sampling: Any) -> None:
 def classify(run: str, texts: list[str], *, runs: Path) -> None:
     """Print each text's likeliest label, its probability and the text."""
     lines = [line for text in texts for line in (sys.stdin.read().splitlines() if text == "-" else [text])]
-    for text, found in zip(lines, engine.classify_texts(_folder(run, runs), lines), strict=True):
+    for text, found in zip(lines, engine.classify_texts(run_place(run, runs), lines), strict=True):
         label = max(found, key=lambda name: found[name])
         write(f"{label:<12} {found[label]:6.1%}  {printable(text)}")
 
@@ -31,11 +31,11 @@ def classify(run: str, texts: list[str], *, runs: Path) -> None:
 def export_run(run: str, folder: Path, *, runs: Path, adapter: bool = False) -> None:
     """Write a run's newest weights and its tokenizer, or its adapters alone, to a new folder."""
     write_to = engine.export_run_adapter if adapter else engine.export_run
-    write_to(_folder(run, runs), folder)
+    write_to(run_place(run, runs), folder)
     write(f"{short(folder.absolute())}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
 
-def _folder(run: str, runs: Path) -> Path | str:
+def run_place(run: str, runs: Path) -> Path | str:
     """The place of a run that is given by its name, its folder or its URI."""
     by_name = runs / run
     return by_name if (by_name / "job.yaml").exists() else run

@@ -211,7 +211,7 @@ def tokenizer_of(base: Base, asked: str | None) -> Tokenizer:
         tokenizer = load_tokenizer(asked)
     else:
         tokenizer = load_tokenizer(base.tokenizer)
-        if asked is not None and not _alike(load_tokenizer(asked), tokenizer):
+        if asked is not None and not alike(load_tokenizer(asked), tokenizer):
             raise WindlassError(
                 "ConfigInvalid",
                 f"spec.tokenizer: {asked} is not the tokenizer of {shown(base.uri)}, {tokenizer.name} "
@@ -226,7 +226,7 @@ def tokenizer_of(base: Base, asked: str | None) -> Tokenizer:
     return tokenizer
 
 
-def _alike(one: Tokenizer, other: Tokenizer) -> bool:
+def alike(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether both have the same tokens: files of one tokenizer differ, ours from those published for instance."""
     if one.fingerprint == other.fingerprint:
         return True

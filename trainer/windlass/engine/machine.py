@@ -70,7 +70,7 @@ def this_machine() -> Machine:
 
 def environment(machine: Machine) -> dict[str, Any]:
     """What to know when a result is compared with another one: hardware and versions."""
-    packages = ("windlass", "torch", "ray", "numpy", "transformers")
+    packages = ("windlass", "torch", "ray", "numpy", "transformers", "lm_eval")
     versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     return {
         "platform": platform.platform(),

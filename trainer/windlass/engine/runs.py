@@ -55,7 +55,13 @@ def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = Tr
     for the one before, unless `checkpoint` asks for one, by its folder. Adapters are merged, unless that is not wanted.
     Raises WindlassError: DataNotFound where there is no such run or no checkpoint yet.
     """
-    found = find_run(run)
+    return load_checkpoint(find_run(run), checkpoint, merge=merge)[:2]
+
+
+def load_checkpoint(
+    found: TrainedRun, checkpoint: str | None = None, *, merge: bool = True
+) -> tuple[Decoder, Tokenizer, Commit]:
+    """As `load_run`, and which checkpoint it is."""
     tokenizer = load_tokenizer(found.tokenizer)
     log = CommitLog(Storage(found.checkpoints))
     for commit in log.valid_commits():
@@ -72,7 +78,7 @@ def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = Tr
         else:
             if merge:
                 merge_adapters(model)
-            return model.eval(), tokenizer
+            return model.eval(), tokenizer, commit
     raise WindlassError("DataNotFound", f"{found.place} has no checkpoint yet. Let the run save one first.")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from windlass.evaluation import record
 from windlass.evaluation.charts import line_chart, loss_chart, step_parts, step_time_chart
 from windlass.evaluation.history import History, Numbers, read_history, read_records
 from windlass.spec.reasons import REASONS
@@ -33,13 +34,14 @@ class Chart:
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html from a run folder's job.yaml, metrics.jsonl, events.jsonl and result.json; returns its path.
+    """Write report.html from a run folder's job.yaml, metrics.jsonl, events.jsonl, result.json and evaluation.json.
 
-    Files that are missing, or cut off by a kill, leave their part of the page empty.
+    Files that are missing, or cut off by a kill, leave their part of the page empty. Returns the page's path.
     """
-    result = _read_result(folder / "result.json")
+    result = _read_object(folder / "result.json")
     history = read_history(folder / "metrics.jsonl")
     events = list(read_records(folder / "events.jsonl"))
+    evaluated = _read_object(folder / record.FILE)
     baseline = (result.get("baseline") or {}).get("validation_loss")
     sections = (
         *_classification(result),
@@ -59,6 +61,7 @@ def write_report(folder: Path) -> Path:
         charts=list(_charts(history, baseline)),
         samples=_samples(history, result.get("total_steps")),
         events=_told(events),
+        evaluation=list(record.rows(evaluated)) if evaluated else [],
         tables=[(title, rows) for title, rows in sections if rows],
         job=_read_text(folder / "job.yaml"),
     )
@@ -207,7 +210,7 @@ def _read_text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def _read_result(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 

@@ -1,0 +1,135 @@
+"""A decoder as lm_eval asks for one: its tasks run on our models as they are, without an export.
+
+Texts become tokens as in lm_eval's own backend for transformers, with the same files: names of special tokens are these
+tokens, and where tokenizer.json puts a token before each text, so does this.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from tqdm import tqdm
+
+from windlass.data.tokenizers import HuggingFaceTokenizer, Tokenizer
+from windlass.evaluation.likelihood import pieces, score
+from windlass.models.decoder import Decoder
+from windlass.models.generation import generate
+
+MOST_GENERATED = 256
+"""Tokens of an answer, where its task names no number: lm_eval's default."""
+BATCHES = 64
+"""Batches that are sorted by length together."""
+
+
+class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
+    """Answers lm_eval's three questions: log-likelihoods of continuations, of whole texts, and generated text."""
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int) -> None:
+        """Ask `model`, which stays on its device, with up to `batch_size` texts at once."""
+        super().__init__()
+        self.model = model
+        self.texts = tokenizer
+        self.batch_size = batch_size
+        self.max_length = model.config.context_length
+        self._prefix = _prefix(tokenizer)
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token after each document."""
+        return self.texts.end_of_document
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that nothing is before."""
+        return self._prefix
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Tokens of a text; with the one that its tokenizer puts before each, unless it is there or not wanted."""
+        if not isinstance(self.texts, HuggingFaceTokenizer):
+            return [int(token) for token in self.texts.encode(string, special_tokens=True)]
+        if add_special_tokens is None:
+            add_special_tokens = not string.startswith(self.texts.decode([self._prefix]))
+        self.texts.tokenizer.encode_special_tokens = False
+        return list(self.texts.tokenizer.encode(string, add_special_tokens=add_special_tokens).ids)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Of each (context, continuation), its log-likelihood in nats, and whether greedy decoding gives it."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return answers
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        order = sorted(range(len(requests)), key=lambda at: len(requests[at][1]) + len(requests[at][2]), reverse=True)
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        with tqdm(total=len(requests), desc="Scoring", unit="answer", disable=None, leave=False) as bar:
+            for start in range(0, len(order), BATCHES * self.batch_size):
+                part = order[start : start + BATCHES * self.batch_size]
+                found = score(self.model, [(requests[at][1], requests[at][2]) for at in part], self.batch_size)
+                for at, answer in zip(part, found, strict=True):
+                    answers[at] = answer
+                bar.update(len(part))
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """Of each text, its log-likelihood in nats, in windows of the model's context."""
+        texts = [self.tok_encode(request.args[0]) for request in requests]
+        windows = [
+            (owner, window)
+            for owner, tokens in enumerate(texts)
+            for window in pieces([self._prefix], tokens, self.max_length)
+        ]
+        totals = [0.0] * len(requests)
+        found = score(self.model, [window for _, window in windows], self.batch_size)
+        for (owner, _), (likelihood, _) in zip(windows, found, strict=True):
+            totals[owner] += likelihood
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Of each (context, settings), the text that follows up to a stop sequence.
+
+        A context that leaves no room for an answer loses its start. An answer has `MOST_GENERATED` tokens or as many as
+        its task says, and at most half of the model's context.
+        """
+        bar = tqdm(requests, desc="Generating", unit="answer", disable=None, leave=False)
+        return [self._continue(*request.args) for request in bar]
+
+    def _continue(self, context: str, settings: dict[str, Any]) -> str:
+        settings = normalize_gen_kwargs(settings, MOST_GENERATED)
+        end = self.texts.decode([self.eot_token_id])
+        stops = [stop for stop in handle_stop_sequences(settings.get("until"), eos=end) if stop]
+        most = min(settings["max_gen_toks"], self.max_length // 2)
+        tokens: list[int] = []
+        for token in generate(
+            self.model,
+            self.tok_encode(context)[-(self.max_length - most) :],
+            most,
+            temperature=settings["temperature"] if settings["do_sample"] else 0.0,
+            top_k=settings.get("top_k"),
+            top_p=settings.get("top_p"),
+            end_token=self.eot_token_id,
+            vocab_size=self.texts.vocab_size,
+        ):
+            tokens.append(token)
+            if any(stop in self._decode(tokens) for stop in stops):
+                break
+        text: str = postprocess_generated_text(self._decode(tokens), stops, None)
+        return text
+
+    def _decode(self, tokens: list[int]) -> str:
+        if isinstance(self.texts, HuggingFaceTokenizer):
+            return str(self.texts.tokenizer.decode(tokens, skip_special_tokens=True))
+        return self.texts.decode(tokens)
+
+
+def _prefix(tokenizer: Tokenizer) -> int:
+    """The token that begins texts, where tokenizer_config.json names one; else the one that ends documents."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        named = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}")).get("bos_token")
+        token = tokenizer.tokenizer.token_to_id((named["content"] if isinstance(named, dict) else named) or "")
+        if token is not None:
+            return int(token)
+    return tokenizer.end_of_document
