@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +23,13 @@ from windlass.spec.job import API_VERSION, KIND, LLMTrainingJob
 from windlass.spec.loading import InvalidJob, load_job_text
 
 
-def prepare_job(job: LLMTrainingJob, runs: Path, workers: int | None) -> None:
+def prepare_job(job: LLMTrainingJob, runs: Path, *, workers: int | None, ray: str | None) -> None:
     """Make the job's corpus where it is missing or its inputs changed, and describe it."""
     if job.spec.data.prepare is None:
         raise WindlassError("ConfigInvalid", "spec.data.prepare: missing; it says what to make a corpus of")
-    with _continued():
+    with _continued(), _spread(workers, ray) as (size, executor):
         _, _, tokenizer = find_model(job, runs)
-        corpora, _ = open_corpora(job, corpora_folder(runs), tokenizer, warn, workers=workers or processors())
+        corpora, _ = open_corpora(job, corpora_folder(runs), tokenizer, warn, size, executor)
     for line in describe(corpora[0][0]):
         write(line)
 
@@ -39,6 +40,7 @@ def prepare_sources(
     *,
     tokenizer: str,
     workers: int | None,
+    ray: str | None,
     config: Path | None,
     settings: dict[str, Any],
     overrides: Sequence[str],
@@ -50,9 +52,9 @@ def prepare_sources(
     """
     job = _job(sources, out, tokenizer, config, settings, overrides)
     assert job.spec.data.prepare
-    with _continued():
+    with _continued(), _spread(workers, ray) as (size, executor):
         made = load_tokenizer(tokenizer)
-        corpus, _ = ensure_prepared(job.spec.data.prepare, made, out, warn, workers=workers or processors())
+        corpus, _ = ensure_prepared(job.spec.data.prepare, made, out, warn, workers=size, executor=executor)
     for line in describe(corpus):
         write(line)
 
@@ -88,6 +90,19 @@ def inspect(uri: str, *, samples: int, sequence_length: int, seed: int, check: b
         write()
         for line in sample_lines(corpus, sequence_length=sequence_length, seed=seed, count=samples):
             write(printable(line))
+
+
+@contextmanager
+def _spread(workers: int | None, ray: str | None) -> Iterator[tuple[int, Executor | None]]:
+    """Yield what the work is spread over: processes of this machine, or the Ray cluster at an address."""
+    if ray is None:
+        yield workers or processors(), None
+        return
+    from windlass.engine.ray_executor import ray_executor
+
+    with ray_executor(ray) as executor:
+        warn(f"Ray cluster: {executor.cpus} CPUs on {executor.nodes} nodes")
+        yield executor.cpus, executor
 
 
 @contextmanager

@@ -312,6 +312,12 @@ def prepare_data(
     config: Annotated[Path | None, typer.Option(help="YAML file with a job's data.prepare: everything else.")] = None,
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one for each processor.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster of this machine, whose CPUs do the work: auto, or HOST:PORT.", metavar="ADDRESS"
+        ),
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Make a corpus: of sources with --out, or that of a job file.
@@ -321,10 +327,12 @@ def prepare_data(
     from windlass.cli.data import prepare_job, prepare_sources
     from windlass.cli.jobs import load
 
+    if workers and ray:
+        raise typer.BadParameter("--workers is for this machine; with --ray all CPUs of the cluster do the work")
     if out is None:
         if not sources or len(sources) > 1 or not sources[0].endswith((".yaml", ".yml")):
             raise typer.BadParameter("say where the corpus goes: --out URI; or give one job file", param_hint="--out")
-        prepare_job(load(Path(sources[0]), overrides), runs, workers)
+        prepare_job(load(Path(sources[0]), overrides), runs, workers=workers, ray=ray)
         return
     values: dict[str, object] = {
         "format": format,
@@ -339,6 +347,7 @@ def prepare_data(
         out,
         tokenizer=tokenizer,
         workers=workers,
+        ray=ray,
         config=config,
         settings={name: value for name, value in values.items() if value is not None},
         overrides=overrides or [],

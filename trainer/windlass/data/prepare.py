@@ -63,8 +63,9 @@ def prepare(
     """Prepare the corpus at `uri` from its sources, whether or not one is there; it appears whole or not at all.
 
     The corpus is the same, byte for byte, on any number of `workers`, processes of this machine (more than one need the
-    usual `if __name__ == "__main__"` in a script), or on another `executor` that `workers` tells the size of. One that
-    was killed goes on where it was. `progress` gets a line for people about once a second, and may raise to stop.
+    usual `if __name__ == "__main__"` in a script), or on another `executor` that `workers` tells the size of, such as
+    `windlass.engine.ray_executor`. One that was killed goes on where it was. `progress` gets a line for people about
+    once a second, and may raise to stop.
 
     Raises DataNotFound where sources are missing or empty, DataCorrupt for a broken record or a file that changes,
     StorageFull, AccessDenied.
@@ -232,7 +233,7 @@ def _recipe(spec: Prepare, tokenizer: Tokenizer, workspace: Workspace) -> Recipe
         _write_tokenizer(tokenizer, folder)
         name = folder.uri
     token_type = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    return Recipe(spec, name, token_type, workspace.storage.uri)  # type: ignore[arg-type]
+    return Recipe(spec, name, token_type, workspace.storage.uri, workspace.mark())  # type: ignore[arg-type]
 
 
 def _run(
@@ -250,8 +251,9 @@ def _run(
         workers, executor = 1, None
     with contextlib.nullcontext(executor) if executor else process_pool(min(workers, len(todo))) as pool:
         work = [(recipe, unit) for unit in todo]
-        for number, counts in completed(pool, workers, run_unit, work, report.tick):
-            report.add(counts, units[number].size, fresh=True)
+        with contextlib.closing(completed(pool, workers, run_unit, work, report.tick)) as done:
+            for number, counts in done:
+                report.add(counts, units[number].size, fresh=True)
     report.counts = Counts()
     for unit in units:  # in their order, whatever the order they came in
         report.counts.add(read_counts(workspace, unit))

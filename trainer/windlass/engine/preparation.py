@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -161,16 +162,23 @@ def corpora_folder(runs: Path) -> Path:
 
 
 def open_corpora(
-    job: LLMTrainingJob, prepared: Path, tokenizer: Tokenizer, progress: Progress, workers: int | None = None
+    job: LLMTrainingJob,
+    prepared: Path,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    workers: int | None = None,
+    executor: Executor | None = None,
 ) -> tuple[WeightedCorpora, WeightedCorpora]:
     """The corpora to train and to validate on. A corpus that the job prepares goes to `prepared` if it names no URI.
 
+    `workers` and `executor` as of `ensure_prepared`; by default a process for each processor of this machine.
     Raises WindlassError: DataNotFound, or ConfigInvalid where a corpus was made with another tokenizer.
     """
     data = job.spec.data
     if data.prepare is not None:
         uri = data.train[0].uri if data.train else str(prepared / corpus_name(data, tokenizer))
-        corpus, _ = ensure_prepared(data.prepare, tokenizer, uri, progress, workers=workers or processors())
+        size = workers or processors()
+        corpus, _ = ensure_prepared(data.prepare, tokenizer, uri, progress, workers=size, executor=executor)
         train = [(corpus, 1.0)]
     else:
         train = [(Corpus.open(source.uri), source.weight) for source in data.train]

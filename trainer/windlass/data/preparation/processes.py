@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -30,10 +30,11 @@ def completed(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
     tick: Callable[[], None],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield function(task) of each task as it completes, in this process where there is no executor.
 
-    `tick` is called about once a second; what it raises ends the work. Raises OutOfMemory when a worker was killed.
+    `tick` is called about once a second; what it raises ends the work. Once closed it leaves no task behind that could
+    still be cancelled. Raises OutOfMemory when a worker was killed.
     """
     if executor is None:
         for task in tasks:
@@ -53,6 +54,9 @@ def completed(
     except BrokenProcessPool as error:
         message = "a process of the preparation was killed, perhaps because memory ran out"
         raise WindlassError("OutOfMemory", f"{message}; run again to continue, with fewer --workers") from error
+    finally:
+        for future in running:
+            future.cancel()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from windlass.data.contamination import TestSets
 from windlass.data.deduplication.join import clusters, first_of_equals, pairs_of_equals
+from windlass.data.preparation.processes import processors
 from windlass.data.preparation.splits import held_out
 from windlass.data.preparation.unit import FIRST_PART, LAST_PART, WHOLE, Recipe, read_columns, read_rows, test_sets
 from windlass.data.preparation.units import Unit
@@ -109,7 +110,7 @@ def _near(
     with read_columns(workspace, units[0]) as columns:
         bands = [name for name in columns.files if name.startswith("band-")]
     found = []
-    with ThreadPoolExecutor(max(1, workers)) as threads:
+    with ThreadPoolExecutor(max(1, min(workers, processors()))) as threads:
         for pairs in threads.map(lambda band: _pairs(band, units, workspace, wanted), bands):
             tick()
             found.append(pairs)

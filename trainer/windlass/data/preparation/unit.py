@@ -49,6 +49,8 @@ class Recipe:
     token_type: TokenType
     workspace: str
     """URI."""
+    mark: str
+    """A file in the working folder, which a process sees unless that path is another folder on its machine."""
 
 
 @dataclass
@@ -116,9 +118,14 @@ class _Table:
 
 
 def run_unit(work: tuple[Recipe, Unit]) -> tuple[int, Counts]:
-    """Do the unit and return its number and counts. Errors as of `documents`; DataCorrupt for a file that changes."""
+    """Do the unit and return its number and counts.
+
+    Errors as of `documents`; DataCorrupt for a file that changes, AccessDenied where the working folder is another.
+    """
     recipe, unit = work
-    workspace, counts, encode = Workspace(recipe.workspace), Counts(), _Encoder(recipe)
+    workspace, counts = Workspace(recipe.workspace), Counts()
+    workspace.require(recipe.mark)
+    encode = _Encoder(recipe)
     table = _Table(_near(recipe))
     with workspace.writing(f"{unit.number:06}.tokens") as tokens:
         for name, text, part, digest in _parts(recipe, unit, counts):

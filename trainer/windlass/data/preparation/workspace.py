@@ -3,11 +3,13 @@
 import contextlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from windlass.storage import PARTIAL, Storage
+from windlass.errors import WindlassError
+from windlass.storage import PARTIAL, Storage, shown
 
 
 class Workspace:
@@ -40,6 +42,21 @@ class Workspace:
             partial.rename(path)
         return path
 
+    def mark(self) -> str:
+        """Write an empty file and return its name, for `require`."""
+        name = f"mark-{uuid.uuid4().hex[:12]}"
+        if self.storage.is_local:
+            with self.writing(name):
+                pass
+        return name
+
+    def require(self, mark: str) -> None:
+        """Raise AccessDenied where the path of a local folder is another folder than the one that was marked."""
+        if self.storage.is_local and not self.file(mark).exists():
+            message = f"{shown(self.storage.uri)} is not the folder of that path where the preparation was started"
+            remedy = "prepare to object storage, or to a folder that all machines share, and sources likewise"
+            raise WindlassError("AccessDenied", f"{message}; {remedy}")
+
     def forget(self, name: str) -> None:
         """Free what a remote file takes on this machine."""
         if not self.storage.is_local:
@@ -58,7 +75,7 @@ class Workspace:
 
     def _partial(self, name: str) -> Path:
         self._local.mkdir(parents=True, exist_ok=True)
-        return self._local / f"{name}{PARTIAL}"
+        return self._local / f"{name}.{uuid.uuid4().hex[:12]}{PARTIAL}"  # of a node given up, another may still write
 
     @property
     def _local(self) -> Path:
