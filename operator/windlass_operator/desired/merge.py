@@ -6,7 +6,6 @@ mapping, or as an element of its own the list, that it is in. Unlike there, the 
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from windlass.errors import WindlassError
@@ -33,13 +32,16 @@ UNIONS = {"env", "resourceClaims", "volumes"}
 
 
 def merge(base: Any, patch: Any, path: str) -> Any:
-    """`base` with `patch` over it; neither is changed. `path` is the patch's own, for errors: ConfigInvalid."""
+    """`base` with `patch` over it; neither is changed, and the result shares with them what only one of them has.
+
+    `path` is the patch's own, for errors: ConfigInvalid.
+    """
     if not isinstance(patch, Mapping):
-        return deepcopy(patch)
+        return patch
     directive = _directive(patch, path)
     if directive == "delete":
         return None
-    merged = deepcopy(dict(base)) if isinstance(base, Mapping) and directive != "replace" else {}
+    merged = dict(base) if isinstance(base, Mapping) and directive != "replace" else {}
     for name, value in patch.items():
         if name != "$patch":
             _set(merged, name, _field(merged.get(name), name, value, f"{path}.{name}"))
@@ -57,7 +59,7 @@ def _merge_list(base: list[Any], patch: Any, field: str, path: str) -> list[Any]
         raise WindlassError("ConfigInvalid", f"{path}: must be a list, as in a pod's manifest")
     key = MERGE_KEYS[field]
     replaced = {"$patch": "replace"} in patch
-    merged = {} if replaced else {element[key]: deepcopy(element) for element in base}
+    merged = {} if replaced else {element[key]: element for element in base}
     for index, element in enumerate(patch):
         here = f"{path}[{index}]"
         if replaced and element == {"$patch": "replace"}:
