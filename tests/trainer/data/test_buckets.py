@@ -52,7 +52,7 @@ def stream(world: int = 1, rank: int = 0, micro: int = 1, first: int = 0, length
     sizes = np.arange(lengths) % 17 + 1
 
     def read(samples: NDArray[np.int64]) -> list[Example]:
-        return [(np.full(sizes[sample], sample), np.full(sizes[sample], sample + 1000)) for sample in samples]
+        return [Example(np.full(sizes[sample], sample), np.full(sizes[sample], sample + 1000)) for sample in samples]
 
     order = LengthOrder("corpus", 7, sizes, 12)
     where = {"rank": rank, "world_size": world, "start_sample": first, "micro_batch_size": micro}
@@ -93,7 +93,9 @@ def test_examples_that_do_not_fit_the_batch_are_refused_with_the_numbers() -> No
 
 
 def test_examples_become_one_batch() -> None:
-    batch = padded_batch([(np.array([1, 2]), np.array([2, IGNORED])), (np.array([3]), np.array([4]))], padding=0)
+    batch = padded_batch(
+        [Example(np.array([1, 2]), np.array([2, IGNORED])), Example(np.array([3]), np.array([4]))], padding=0
+    )
     assert batch.inputs.tolist() == [[1, 2], [3, 0]]
     assert batch.labels.tolist() == [[2, IGNORED], [4, IGNORED]]
     assert batch.read == 3

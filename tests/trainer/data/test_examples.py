@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from windlass.data.examples import labelled_splits
+from windlass.data.examples import labelled, split
 from windlass.errors import WindlassError
 from windlass.spec.job import Examples, ExampleSource
 
@@ -22,13 +22,13 @@ def test_numbers_are_labels(ending: str, tmp_path: Path) -> None:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), file)
         case "csv":
             file.write_text("\n".join(["text,label", *(f"{r['text']},{r['label']}" for r in records)]))
-    examples = Examples(sources=[ExampleSource(uri=str(file))], test_fraction=0.2)
-    splits, counts = labelled_splits(examples, ["0", "1"], seed=1)
-    assert counts.splits == {"train": 14, "validation": 2, "test": 4}
-    assert all(example.label == str(int(example.text[5:]) % 2) for split in splits.values() for example in split)
+    spec = Examples(sources=[ExampleSource(uri=str(file))])
+    splits, counts = split(spec, labelled(spec, ["0", "1"]), ["0", "1"], seed=1)
+    assert counts.splits == {"train": 18, "validation": 2}
+    assert all(example.label == str(int(example.text[5:]) % 2) for part in splits.values() for example in part)
 
 
 def test_examples_need_fields(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a text")
     with pytest.raises(WindlassError, match=r"notes\.txt has no records with fields; give a \.jsonl"):
-        labelled_splits(Examples(sources=[ExampleSource(uri=str(tmp_path))]), ["a", "b"], seed=1)
+        list(labelled(Examples(sources=[ExampleSource(uri=str(tmp_path))]), ["a", "b"]))

@@ -91,7 +91,11 @@ MISTAKES = [
     (["model.trainable.scope=Matching"], "spec.model.trainable.patterns", "goes with scope Matching"),
     (["model.head.labels=[a, b]"], "spec.model.head", "goes with no other task"),
     (["task=Classify"], "spec.model.head", "holds the labels of task Classify"),
-    (["task=Classify", "model.head.labels=[a, b]"], "spec.data.examples", "holds what task Classify learns from"),
+    (
+        ["task=Classify", "model.head.labels=[a, b]"],
+        "spec.data.examples",
+        "holds what all tasks but Pretrain learn from",
+    ),
     ([*CLASSIFY, "data.examples.sources.0.uri=a.tsv"], "spec.data.examples.sources[0].uri", "such as s3://bucket/raw/"),
     ([*CLASSIFY, "model.head.labels=[a, a]"], "spec.model.head.labels", ""),
     (["tokenizer=gpt-2"], "spec.tokenizer", "none of bytes, gpt2"),

@@ -13,6 +13,7 @@ spec: {model: {preset: gpt2-tiny}, data: {train: [{uri: corpora/plays}]}, traini
 
 
 CLASSIFY = ("task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: a}]}}")
+INSTRUCT = ("task=Instruct", "data={examples: {sources: [{uri: a}]}}")
 
 
 def job(*overrides: str) -> LLMTrainingJob:
@@ -172,6 +173,16 @@ def test_a_good_job_breaks_no_rule() -> None:
             "spec.data.examples: not with task Pretrain",
         ),
         ([*CLASSIFY, "evaluation.prompts=[a]"], "spec.evaluation.prompts: a classifier writes no text; leave them out"),
+        (["task=Instruct"], "spec.data.examples: task Instruct needs it: conversations"),
+        (
+            [*INSTRUCT, "data.template=Alpacca"],
+            "spec.data.template: 'Alpacca' is none of Alpaca, ChatML, Llama3, Tokenizer, and no Jinja string; "
+            "did you mean Alpaca?",
+        ),
+        (
+            [*INSTRUCT, "data.examples.testFraction=0.1"],
+            "spec.data.examples.testFraction: only with task Classify; this is Instruct",
+        ),
         (
             [*CLASSIFY, "data.examples.testFraction=0.95"],
             "spec.data.examples.testFraction: with validationFraction it leaves nothing to train on",
@@ -221,12 +232,12 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "path"),
+    ("overrides", "path"),
     [
-        ("task=Instruct", "spec.task"),
-        ("model={custom: 'mine.models:build'}", "spec.model.custom"),
-        ("evaluation.suites=[{name: hellaswag}]", "spec.evaluation.suites"),
+        (["task=Preference", "data={examples: {sources: [{uri: a}]}}"], "spec.task"),
+        (["model={custom: 'mine.models:build'}"], "spec.model.custom"),
+        (["evaluation.suites=[{name: hellaswag}]"], "spec.evaluation.suites"),
     ],
 )
-def test_what_this_version_cannot_run_is_valid_and_told_apart(override: str, path: str) -> None:
-    assert [problem.path for problem in unsupported(job(override))] == [path]
+def test_what_this_version_cannot_run_is_valid_and_told_apart(overrides: list[str], path: str) -> None:
+    assert [problem.path for problem in unsupported(job(*overrides))] == [path]

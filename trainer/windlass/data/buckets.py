@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,21 @@ from windlass.data.order import Indices, key, permutation
 from windlass.data.stream import IGNORED, Batch, Stream
 from windlass.errors import WindlassError
 
+PADDING_DOCUMENT = -1
+"""Of tokens that pad, which see one another alone."""
 POOL = 64
 """Batches among which samples are sorted by length: more pads less, and mixes less."""
 
-Example = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Inputs and labels, [length] each; labels of IGNORED do not count."""
+
+class Example(NamedTuple):
+    """A sample of its own length, or several that share a sequence."""
+
+    inputs: NDArray[np.int64]
+    """[length] token ids."""
+    labels: NDArray[np.int64]
+    """[length]; labels of IGNORED do not count."""
+    documents: NDArray[np.int64] | None = None
+    """[length] number of the token's document, from 0; None: there is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +129,18 @@ class ExampleStream(Stream[list[Batch]]):
 
 def padded_batch(examples: Sequence[Example], padding: int, multiple: int = 1) -> Batch:
     """Return examples as one batch, as long as the longest and a `multiple`; what pads does not count."""
-    longest = max(len(inputs) for inputs, _ in examples)
-    shape = len(examples), -(-longest // multiple) * multiple
-    read = sum(len(inputs) for inputs, _ in examples)
-    batch = Batch(np.full(shape, padding, np.int64), np.full(shape, IGNORED, np.int64), read=read)
-    for row, (inputs, labels) in enumerate(examples):
-        batch.inputs[row, : len(inputs)] = inputs
-        batch.labels[row, : len(labels)] = labels
+    lengths = [len(example.inputs) for example in examples]
+    shape = len(examples), -(-max(lengths) // multiple) * multiple
+    packed = any(example.documents is not None for example in examples)
+    batch = Batch(
+        inputs=np.full(shape, padding, np.int64),
+        labels=np.full(shape, IGNORED, np.int64),
+        documents=np.full(shape, PADDING_DOCUMENT) if packed else None,
+        read=sum(lengths),
+    )
+    for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+        batch.inputs[row, :length] = example.inputs
+        batch.labels[row, :length] = example.labels
+        if batch.documents is not None:
+            batch.documents[row, :length] = 0 if example.documents is None else example.documents
     return batch

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from windlass.data.buckets import POOL
 from windlass.data.corpus import Corpus
 from windlass.data.stream import Batch, Stream, TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer
 from windlass.engine.examples import RankExamples
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder
+from windlass.spec.job import JobSpec
 from windlass.storage import Storage
 from windlass.tasks.classify import balanced_weights, label_loss
 from windlass.tasks.pretrain import output_loss
@@ -69,12 +71,16 @@ def _of_corpora(settings: RankSettings, ranks: Ranks) -> RankBatches:
                 document_mask=spec.data.document_mask,
             )
         },
-        loss=torch.compile(output_loss) if spec.training.parallelism.compile else output_loss,
+        loss=_token_loss(spec),
         inputs={
             "corpus": [[corpus.id, weight] for corpus, weight in train],
             "way to cut sequences": [spec.data.stride, spec.data.packing, spec.data.document_mask],
         },
     )
+
+
+def _token_loss(spec: JobSpec) -> Loss:
+    return torch.compile(output_loss) if spec.training.parallelism.compile else output_loss
 
 
 def _of_examples(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> RankBatches:
@@ -83,15 +89,19 @@ def _of_examples(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> 
     storage = Storage(RunFolder(settings.folder).checkpoints_uri(settings.job))
     examples = RankExamples(settings.examples, storage, tokenizer.end_of_document, settings.config.context_length)
     place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    loss: Loss = label_loss
-    if spec.model.head is not None and spec.model.head.class_weights == "Balanced":
-        weights = balanced_weights(examples.label_counts(len(spec.model.head.labels)))
-        loss = partial(label_loss, class_weights=torch.tensor(weights, device=ranks.device))
+    loss: Loss = _token_loss(spec)
+    if spec.model.head is not None:
+        loss = label_loss
+        if spec.model.head.class_weights == "Balanced":
+            weights = balanced_weights(examples.label_counts(len(spec.model.head.labels)))
+            loss = partial(label_loss, class_weights=torch.tensor(weights, device=ranks.device))
     return RankBatches(
         stream=partial(
             examples.stream,
             seed=spec.training.seed,
             batch=spec.training.global_batch_size,
+            # Of like length are often texts of like labels, as spam is long: a step on them would unlearn the others.
+            pool=1 if spec.task == "Classify" else POOL,
             micro_batch_size=batching.micro_batch_size,
             **place,
         ),

@@ -7,13 +7,17 @@ from functools import partial
 import numpy as np
 
 from windlass.data.buckets import Example, ExampleStream, LengthOrder, padded_batch
-from windlass.data.examples import encoded, labelled_splits, load, store
+from windlass.data.conversations import conversations
+from windlass.data.examples import Counts, encoded, labelled, load, split, store
+from windlass.data.packing import pack
 from windlass.data.stream import Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage
+from windlass.tasks import instruct
+from windlass.tasks.templates import find_template
 
 FOLDER = "examples"
 """Beside the checkpoints, where every rank reads."""
@@ -23,23 +27,44 @@ def prepare_examples(
     job: LLMTrainingJob, config: ModelConfig, tokenizer: Tokenizer, storage: Storage, progress: Callable[[str], None]
 ) -> tuple[str, int]:
     """Read, split, encode and store the job's examples; returns their hash and how many are trained on."""
-    from windlass.tasks.classify import encode
+    length = job.spec.data.sequence_length or config.context_length
+    examples, counts = (_labelled if job.spec.task == "Classify" else _conversations)(job, tokenizer, length)
+    progress(f"Examples: {counts.sentence()}")
+    batch, samples = job.spec.training.global_batch_size, len(examples["train"])
+    if samples < batch:
+        kind = "sequences" if samples < counts.splits["train"] else "examples"
+        raise WindlassError(
+            "ConfigInvalid", f"spec.training.globalBatchSize: {batch} is more than the {samples} {kind} to train on"
+        )
+    return store(storage.child(FOLDER), examples), samples
+
+
+def _labelled(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+    from windlass.tasks import classify
 
     spec, head = job.spec.data.examples, job.spec.model.head
     assert spec is not None
     assert head is not None
-    splits, counts = labelled_splits(spec, head.labels, job.spec.training.seed)
-    length = job.spec.data.sequence_length or config.context_length
-    places = {label: number for number, label in enumerate(head.labels)}
-    examples = encoded(splits, lambda one: encode(tokenizer, one.text, places[one.label], length, head.pooling), counts)
-    progress(f"Examples: {counts.sentence()}")
-    batch = job.spec.training.global_batch_size
-    if len(examples["train"]) < batch:
-        raise WindlassError(
-            "ConfigInvalid",
-            f"spec.training.globalBatchSize: {batch} is more than the {len(examples['train'])} examples to train on",
-        )
-    return store(storage.child(FOLDER), examples), len(examples["train"])
+    splits, counts = split(spec, labelled(spec, head.labels), head.labels, job.spec.training.seed)
+    number = {label: place for place, label in enumerate(head.labels)}
+    return encoded(
+        splits, lambda one: classify.encode(tokenizer, one.text, number[one.label], length, head.pooling), counts
+    ), counts
+
+
+def _conversations(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+    data = job.spec.data
+    assert data.examples is not None
+    template = find_template(data.template, tokenizer)
+    splits, counts = split(data.examples, conversations(data.examples), [""], job.spec.training.seed)
+    everything = data.loss_on == "Everything"
+    examples = encoded(
+        splits, lambda one: instruct.encode(tokenizer, template, one, length, everything=everything), counts
+    )
+    if data.packing:
+        examples = {name: pack(found, length) for name, found in examples.items()}
+        counts.sequences = {name: len(found) for name, found in examples.items()}
+    return examples, counts
 
 
 class RankExamples:
@@ -51,12 +76,11 @@ class RankExamples:
         self.splits = load(storage.child(FOLDER))
 
     def stream(
-        self, start_sample: int, *, seed: int, batch: int, micro_batch_size: int, rank: int, world_size: int
+        self, start_sample: int, *, seed: int, batch: int, pool: int, micro_batch_size: int, rank: int, world_size: int
     ) -> ExampleStream:
-        """Batches to train on, from a number of samples consumed by all ranks."""
+        """Batches to train on, from a number of samples consumed by all ranks; `pool` as of `LengthOrder`."""
         examples = self.splits["train"]
-        # Of like length are often texts of like labels, as spam is long: a step on them would unlearn the others.
-        order = LengthOrder(self._identity, seed, _lengths(examples), batch, pool=1)
+        order = LengthOrder(self._identity, seed, _lengths(examples), batch, pool)
         return ExampleStream(
             order,
             lambda samples: [examples[sample] for sample in samples.tolist()],
@@ -80,9 +104,9 @@ class RankExamples:
 
     def label_counts(self, labels: int) -> list[int]:
         """How many examples to train on have each label."""
-        found = [int(marks.max()) for _, marks in self.splits["train"]]
+        found = [int(example.labels.max()) for example in self.splits["train"]]
         return [int(count) for count in np.bincount(found, minlength=labels)]
 
 
 def _lengths(examples: list[Example]) -> "np.typing.NDArray[np.int64]":
-    return np.array([len(inputs) for inputs, _ in examples], np.int64)
+    return np.array([len(example.inputs) for example in examples], np.int64)

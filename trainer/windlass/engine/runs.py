@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
 from windlass.models.lora import export_adapter, merge_adapters
-from windlass.spec.job import LLMTrainingJob
+from windlass.spec.job import JobSpec, LLMTrainingJob
 from windlass.spec.loading import load_job, load_job_text
 from windlass.spec.presets import ModelConfig, tokenizer_name
 from windlass.storage import Storage, shown
 from windlass.tasks.classify import encode, probabilities
+from windlass.tasks.instruct import prompt_tokens
+from windlass.tasks.templates import find_template
 from windlass.training.checkpoint import load_model_state
 from windlass.training.commits import Commit, CommitLog
 
@@ -132,6 +135,13 @@ def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
     return name if name in BUILT_IN and job.spec.model.from_ is None else kept
 
 
+def prompt_encoder(spec: JobSpec, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    """What a model of this job continues: a prompt's tokens; of one that follows instructions, in its template."""
+    if spec.task == "Instruct":
+        return partial(prompt_tokens, tokenizer, find_template(spec.data.template, tokenizer))
+    return lambda prompt: tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
+
+
 def generate_text(
     run: Path | str,
     prompt: str,
@@ -151,7 +161,7 @@ def generate_text(
         raise WindlassError("ConfigInvalid", f"{run} is a classifier, which writes no text; use `windlass classify`")
     tokens = generate(
         model,
-        tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document],
+        prompt_encoder(find_run(run).job.spec, tokenizer)(prompt),
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -174,7 +184,9 @@ def generate_text(
 def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
-    export_model(model, tokenizer, folder)
+    spec = find_run(run).job.spec
+    chat = find_template(spec.data.template, tokenizer).source if spec.task == "Instruct" else None
+    export_model(model, tokenizer, folder, chat_template=chat)
 
 
 def export_run_adapter(run: Path | str, folder: Path) -> None:
@@ -193,7 +205,7 @@ def classify_texts(run: Path | str, texts: Sequence[str]) -> list[dict[str, floa
         raise WindlassError("ConfigInvalid", f"{run} is no classifier; its job's task is not Classify")
     found = []
     for text in texts:
-        (inputs, labels), _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
+        (inputs, labels, _), _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
         with torch.no_grad():
             scores = model(torch.from_numpy(inputs)[None])
         _, [likely] = probabilities(scores, torch.from_numpy(labels)[None])

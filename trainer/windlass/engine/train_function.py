@@ -19,7 +19,7 @@ from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.batches import RankBatches, rank_batches
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
-from windlass.engine.runs import describe_model
+from windlass.engine.runs import describe_model, prompt_encoder
 from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts
 from windlass.models.build import build_model
@@ -183,6 +183,7 @@ def _measurements(
         total_steps=total_steps,
         tokenizer=tokenizer,
         seed=spec.training.seed,
+        encode=prompt_encoder(spec, tokenizer),
     )
     return [*measurements, samples]
 

@@ -27,7 +27,12 @@ NOT_GENERATION = ("_from_model_config", "transformers_version")
 
 
 def export_model(
-    model: Decoder, tokenizer: Tokenizer, folder: Path, *, generation: Mapping[str, Any] | None = None
+    model: Decoder,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    generation: Mapping[str, Any] | None = None,
+    chat_template: str | None = None,
 ) -> None:
     """Write config.json, generation_config.json, model.safetensors (float32) and the tokenizer's files to `folder`.
 
@@ -35,6 +40,7 @@ def export_model(
 
     Args:
         generation: the generation_config.json of the model that this one was made from.
+        chat_template: in Jinja, in place of the tokenizer's.
 
     Raises:
         WindlassError: ConfigInvalid, when transformers has no such architecture or `folder` is not empty; StorageFull.
@@ -60,6 +66,8 @@ def export_model(
         (unfinished / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
         save_file(weights, unfinished / SAFETENSORS, metadata={"format": "pt"})
         tokenizer.save(unfinished)
+        if chat_template is not None:
+            (unfinished / "chat_template.jinja").write_text(chat_template)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

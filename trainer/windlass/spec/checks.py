@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator
 
 from windlass.errors import WindlassError
 from windlass.spec.cluster import cluster_problems
-from windlass.spec.job import JobSpec, LLMTrainingJob
+from windlass.spec.job import TEMPLATES, JobSpec, LLMTrainingJob
 from windlass.spec.presets import PRESETS, TOKENIZERS, ModelConfig, model_config, tokenizer_name
 from windlass.spec.problems import Problem, did_you_mean
 
 CONFIG = "spec.model.config"
 TRAINING = "spec.training"
 DURATIONS = ("spec.training.maxSteps", "spec.training.maxTokens", "spec.training.epochs")
+EXAMPLES = {"Classify": "labelled texts", "Instruct": "conversations", "Preference": "pairs of answers"}
+"""Tasks that learn from data.examples, and what these are."""
 ORIGINS = ("spec.model.preset", "spec.model.from", "spec.model.custom")
 
 
@@ -43,7 +45,7 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     """What the spec allows and this version can't run yet."""
     spec = job.spec
     asked = {
-        "spec.task": spec.task in ("Instruct", "Preference"),
+        "spec.task": spec.task == "Preference",
         "spec.model.custom": spec.model.custom is not None,
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
@@ -204,14 +206,23 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.data.template", f"only with task Instruct; this is {spec.task}", about=about)
     if spec.task != "Preference" and spec.training.preference is not None:
         yield Problem("spec.training.preference", f"only with task Preference; this is {spec.task}", about=about)
-    if (spec.task == "Classify") != (spec.data.examples is not None):
-        message = "task Classify needs it: labelled texts" if spec.task == "Classify" else f"not with task {spec.task}"
+    if (spec.task in EXAMPLES) != (spec.data.examples is not None):
+        needs = f"task {spec.task} needs it: {EXAMPLES.get(spec.task)}"
+        message = needs if spec.task in EXAMPLES else f"not with task {spec.task}"
         yield Problem("spec.data.examples", message, about=about)
+    if (template := spec.data.template) and "{" not in template and template not in (*TEMPLATES, "Tokenizer"):
+        hint = did_you_mean(template, (*TEMPLATES, "Tokenizer"))
+        message = f"{template!r} is none of {', '.join(TEMPLATES)}, Tokenizer, and no Jinja string{hint}"
+        yield Problem("spec.data.template", message)
     if spec.task == "Classify" and spec.evaluation.prompts:
         yield Problem("spec.evaluation.prompts", "a classifier writes no text; leave them out", about=about)
     if spec.model.head and spec.model.head.pooling != "LastToken" and spec.checkpoints.export == "HuggingFace":
         message = "HuggingFace needs pooling LastToken: transformers' classifiers have no other"
         yield Problem("spec.checkpoints.export", message, about=("spec.model.head.pooling",))
+    if spec.data.examples and spec.task != "Classify":
+        given = {"testFraction": spec.data.examples.test_fraction, "balance": spec.data.examples.balance}
+        for field in (field for field, value in given.items() if value):
+            yield Problem(f"spec.data.examples.{field}", f"only with task Classify; this is {spec.task}", about=about)
     if spec.data.examples and spec.data.examples.validation_fraction + spec.data.examples.test_fraction >= 1:
         path = "spec.data.examples"
         yield Problem(f"{path}.testFraction", "with validationFraction it leaves nothing to train on", about=(path,))
@@ -223,9 +234,9 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
 def _data(spec: JobSpec) -> Iterator[Problem]:
     data = spec.data
     about = ("spec.data.prepare", "spec.data.train")
-    if data.prepare is None and not data.train and data.examples is None and spec.task == "Pretrain":
+    if data.prepare is None and not data.train and data.examples is None and spec.task not in EXAMPLES:
         yield Problem("spec.data", "needs train, the prepared corpora, or prepare, which makes one", about=about)
-    if spec.task == "Classify" and data.examples is not None and (data.prepare is not None or data.train):
+    if spec.task in EXAMPLES and data.examples is not None and (data.prepare is not None or data.train):
         yield Problem("spec.data.examples", "takes the place of train and prepare; leave these out", about=about)
     if data.prepare is not None and len(data.train) > 1:
         message = f"with prepare, at most one URI, where the corpus goes; here are {len(data.train)}"

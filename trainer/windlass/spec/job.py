@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 
 API_VERSION: Final = "windlass.dev/v1alpha1"
 KIND: Final = "LLMTrainingJob"
+TEMPLATES: Final = ("Alpaca", "ChatML", "Llama3")
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # that of a Service
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -320,10 +321,17 @@ class ExampleSource(RawData):
 
     label_field: Annotated[str, Field(min_length=1)] = "label"
     """With task Classify: column or key that holds the label."""
+    messages_field: Annotated[str, Field(min_length=1)] = "messages"
+    """With task Instruct: key of a list of messages with `role` (system, user, assistant) and `content`. A record that
+    has none has a prompt and its answer."""
+    prompt_field: Annotated[str, Field(min_length=1)] = "prompt"
+    """With task Instruct: column or key that holds the prompt; several in a text with their names in braces."""
+    answer_field: Annotated[str, Field(min_length=1)] = "completion"
+    """With task Instruct: column or key that holds the answer."""
 
 
 class Examples(SpecModel):
-    """Examples of a task that has some, such as labelled texts."""
+    """Examples of a task that has some: labelled texts, conversations."""
 
     sources: Annotated[list[ExampleSource], Field(min_length=1, max_length=1000)]
     """What to read."""
@@ -347,17 +355,18 @@ class Data(SpecModel):
     validation: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Corpora to measure on; default: the validation split of those in `train`."""
     examples: Examples | None = None
-    """With task Classify: labelled texts."""
+    """With task Classify: labelled texts; with Instruct: conversations."""
     packing: bool = True
     """Documents share a sequence; false: one document each, cut where it is longer and padded where it is shorter."""
     document_mask: bool = False
-    """Attention stays within a document; needs packing."""
+    """Attention stays within a document; needs packing. With task Instruct it always does."""
     sequence_length: Annotated[int, Field(ge=2)] | None = None
     """Tokens a sequence; default: the model's contextLength."""
     stride: Annotated[int, Field(ge=1)] | None = None
     """Tokens from the start of a sequence to that of the next in the corpus; default: sequenceLength. Needs packing."""
     template: str | None = None
-    """With task Instruct: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string."""
+    """With task Instruct: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string as of transformers' chat templates;
+    default: Tokenizer, its own."""
     loss_on: Literal["Answers", "Everything"] = "Answers"
     """With task Instruct: which tokens count in the loss."""
 

@@ -90,8 +90,8 @@ def _spec_rules() -> list[Rule]:
             ".model.head",
         ),
         Rule(
-            "(self.task == 'Classify') == has(self.data.examples)",
-            "data.examples holds what task Classify learns from: it is needed there, and goes with no other task",
+            "(self.task != 'Pretrain') == has(self.data.examples)",
+            "data.examples holds what all tasks but Pretrain learn from: it is needed there, and goes with no Pretrain",
             ".data.examples",
         ),
         _needs(".data.template", "self.task == 'Instruct'", "goes with task Instruct only"),

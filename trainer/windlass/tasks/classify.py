@@ -28,7 +28,7 @@ def encode(tokenizer: Tokenizer, text: str, label: int, context_length: int, poo
     inputs = tokens[:context_length]
     labels = np.full(len(inputs), IGNORED, np.int64)
     labels[0 if pooling == "FirstToken" else -1] = label
-    return (inputs, labels), len(tokens) > context_length
+    return Example(inputs, labels), len(tokens) > context_length
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:

@@ -97,6 +97,8 @@ class Samples:
     total_steps: int
     tokenizer: Tokenizer
     seed: int
+    encode: Callable[[str], Sequence[int]]
+    """Of a prompt: what the model continues."""
 
     def due(self, step: int) -> bool:
         return bool(self.prompts) and step in {0, self.total_steps // 2, self.total_steps}
@@ -107,7 +109,7 @@ class Samples:
         for prompt in self.prompts:
             tokens = generate(
                 unwrapped(model),
-                self.tokenizer.encode(prompt).tolist() or [self.tokenizer.end_of_document],
+                self.encode(prompt),
                 self.tokens,
                 temperature=0.8,
                 top_k=40,
