@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,54 @@ def test_sources_without_a_usable_document_leave_nothing(tmp_path: Path, files: 
         prepare(one(write(tmp_path / "raw", files)), BYTES, str(tmp_path / "corpus"))
     assert raised.value.reason == "DataNotFound"
     assert files_in(tmp_path / "corpus") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason", "words"),
+    [
+        ("a.txt", b"\x7fELF\x00\x01", "DataNotFound", r"a\.txt: no document can be used; left out: 1 not UTF-8"),
+        ("a.txt", b"caf\xe9", "DataNotFound", r"a\.txt: no document can be used; left out: 1 not UTF-8"),
+        ("a.txt", b"", "DataNotFound", r"a\.txt: no document can be used; left out: 1 empty"),
+        ("a.jsonl", b"x", "DataCorrupt", r"a\.jsonl.* has a line of more than 64 MiB"),
+        ("b.txt", b"text", "DataNotFound", r"b\.txt: there is no such file or folder; did you mean a\.txt"),
+    ],
+    ids=["binary", "invalid UTF-8", "empty", "a line of a gigabyte", "a mistyped name"],
+)
+def test_bad_input_gets_its_message_and_leaves_nothing_that_looks_whole(
+    name: str, content: bytes, reason: str, words: str, tmp_path: Path
+) -> None:
+    source = tmp_path / name.replace("b.", "a.")
+    source.write_bytes(content)
+    if name == "a.jsonl":
+        os.truncate(source, 1 << 30)
+    with pytest.raises(WindlassError, match=words) as raised:
+        prepare(one(str(tmp_path / name)), BYTES, str(tmp_path / "corpus"))
+    assert raised.value.reason == reason
+    assert files_in(tmp_path / "corpus") == []
+
+
+def test_a_source_without_permission_is_named_and_leaves_no_corpus() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    program = (
+        "import os, sys\nfrom windlass.data.prepare import prepare\n"
+        "from windlass.data.tokenizers import BytesTokenizer\n"
+        "from windlass.errors import WindlassError\nfrom windlass.spec.job import Prepare\n"
+        "spec = Prepare.model_validate_json(sys.argv[1])\n"
+        "os.setuid(65534)\n"
+        "try: prepare(spec, BytesTokenizer(), sys.argv[2])\n"
+        "except WindlassError as error: print(error.reason, error)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # that this other user can reach
+        Path(folder).chmod(0o777)
+        source = Path(folder, "a.txt")
+        source.write_text("secret")
+        source.chmod(0)
+        command = [sys.executable, "-c", program, one(str(source)).model_dump_json(), f"{folder}/corpus"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert said.startswith(f"AccessDenied {source} may not be read by user 65534")
+        with pytest.raises(WindlassError, match="no prepared corpus"):
+            Corpus.open(f"{folder}/corpus")
 
 
 def test_it_is_made_once_and_again_only_when_inputs_change(tmp_path: Path) -> None:

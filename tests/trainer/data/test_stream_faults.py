@@ -251,17 +251,34 @@ def test_a_cache_disk_that_is_full_from_the_start_or_becomes_so_is_done_without(
     assert (read(Corpus.open(remote().uri, small_disk)) == expected).all()
 
 
+JOB = """
+import sys
+from itertools import islice
+from pathlib import Path
+import numpy as np
+from windlass.data.corpus import Corpus
+from windlass.data.stream import TokenStream
+corpus = Corpus.open(sys.argv[1], Path(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+with TokenStream([(corpus, 1.0)], sequence_length=20, seed=7, global_batch_size=8) as stream:
+    sys.stdout.buffer.write(np.stack(list(islice(stream, int(sys.argv[3])))).tobytes())
+"""
+
+
 def test_two_jobs_share_a_cache_too_small_for_either(remote: Any, expected: NDArray[Any], tmp_path: Path) -> None:
-    corpora = [remote(folder="shared") for _ in range(2)]
-    for corpus in corpora:
-        corpus._cache.limit = 4000  # of blocks of 512 bytes, with windows of four
-    found: list[NDArray[Any]] = []
-    jobs = [threading.Thread(target=lambda corpus=corpus: found.append(read(corpus))) for corpus in corpora]
+    command = [sys.executable, "-c", JOB, remote().uri, str(tmp_path / "shared"), str(STEPS)]
+    small = os.environ | {"WINDLASS_CACHE_BYTES": "4000"}  # of blocks of 512 bytes, with windows of four
+    jobs = [subprocess.Popen(command, env=small, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [job.stdout.readline() for job in jobs if job.stdout] == [b"ready\n"] * 2
     for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert [(each == expected).all() for each in found] == [True, True]
+        assert job.stdin
+        job.stdin.close()
+    found = [job.stdout.read() for job in jobs if job.stdout]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert [each == expected.tobytes() for each in found] == [True, True]
+    kept = [file for file in (tmp_path / "shared" / "blocks").iterdir() if not file.name.startswith(".lock")]
+    assert 0 < sum(file.stat().st_size for file in kept) < 8000
 
 
 def test_a_cache_limit_of_0_keeps_everything_in_memory(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiktoken
 
 from windlass.data.corpus import Corpus
 from windlass.data.deduplication.join import clusters
@@ -17,8 +16,7 @@ from windlass.data.deduplication.ngrams import ngram_hashes, word_hashes
 from windlass.data.prepare import prepare
 from windlass.data.sources.documents import documents
 from windlass.data.sources.listing import list_files
-from windlass.data.tokenizers import BytesTokenizer, load_tokenizer
-from windlass.errors import WindlassError
+from windlass.data.tokenizers import BytesTokenizer
 from windlass.spec.job import Prepare, Source
 
 BYTES = BytesTokenizer()
@@ -137,21 +135,3 @@ def test_steps_count_what_they_take_and_change(tmp_path: Path) -> None:
     assert steps == expected | {"boilerplate": (0, 0), "personalData": (0, 1)}
     found = texts(corpus)
     assert set(found["train"] + found["validation"]) == {"schön", "plain", "ab", "call <PHONE>"}
-
-
-@pytest.mark.parametrize("name", ["r50k_base", "cl100k_base"])
-def test_tokens_of_code_are_tiktokens_own(name: str, code: list[str], tmp_path: Path) -> None:
-    try:
-        tokenizer = load_tokenizer(name)
-    except WindlassError as error:
-        pytest.skip(str(error))
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*code, "<|endoftext|>"]))
-    corpus = prepare(Prepare(sources=[Source(uri=f"{tmp_path}/a.jsonl")]), tokenizer, str(tmp_path / "corpus"))
-    encoding = tiktoken.get_encoding(name)
-    expected = {tuple(encoding.encode_ordinary(text)) for text in [*code, "<|endoftext|>"]}
-    found = set()
-    for split_name in ("train", "validation"):
-        split = corpus.split(split_name)
-        ends = split.document_ends().astype(int)
-        found |= {tuple(part[:-1].tolist()) for part in np.split(split.read(0, split.tokens), ends)[:-1]}
-    assert found == expected

@@ -304,12 +304,12 @@ def test_parts_of_a_file_have_every_line_once(tmp_path: Path, lines: list[str], 
     assert "".join(piece or "" for piece in pieces) == text
 
 
-def test_a_line_without_an_end_needs_little_memory(tmp_path: Path) -> None:
+def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     """A text is cut; a .jsonl line that long is no record."""
-    for name in ("a.txt", "b.jsonl"):
-        with open(tmp_path / name, "wb") as file:
-            for _ in range(200):
-                file.write(b"x" * (1 << 20))
+    with open(tmp_path / "a.txt", "wb") as file:
+        for _ in range(1024):
+            file.write(b"x" * (1 << 20))
+    os.link(tmp_path / "a.txt", tmp_path / "b.jsonl")
     program = (
         "import resource, sys\n"
         "from windlass.data.sources.documents import documents\n"
@@ -329,7 +329,7 @@ def test_a_line_without_an_end_needs_little_memory(tmp_path: Path) -> None:
         ).stdout
         for name in ("a.txt", "b.jsonl")
     ]
-    assert said[0] == f"{200 << 20}\n"
+    assert said[0] == f"{1 << 30}\n"
     assert "b.jsonl has a line of more than 64 MiB; JsonLines wants one record a line" in said[1]
 
 
