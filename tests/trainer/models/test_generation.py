@@ -7,7 +7,7 @@ import torch
 
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
-from windlass.models.generation import generate, sample, window_start
+from windlass.models.generation import continue_together, generate, sample, window_start
 from windlass.spec.presets import PRESETS, ModelConfig
 
 SMALL = {"layers": 2, "hidden_size": 32, "intermediate_size": 48, "context_length": 12, "vocab_size": 13}
@@ -90,6 +90,21 @@ def test_the_cache_changes_nothing_within_and_beyond_the_context(
     with_cache = list(generate(model, prompt, 40, seed=7))
     assert with_cache == list(generate(model, prompt, 40, seed=7, use_cache=False))
     assert len(with_cache) == 40
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_prompts_that_are_continued_together_give_what_each_gives_alone(
+    config: ModelConfig, window: int | None
+) -> None:
+    model = decided(config, sliding_window=window).eval()
+    prompts = [[3], [1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8], [7, 9]]
+    alone = [list(generate(model, prompt, 8, temperature=0)) for prompt in prompts]
+    enough = [tokens[:count] for tokens, count in zip(alone, (8, 1, 8, 3, 5), strict=True)]
+    assert continue_together(model, prompts, 8, finished=lambda *_: False) == alone
+    assert continue_together(model, prompts, 8, finished=lambda row, tokens: tokens == enough[row]) == enough
+    with pytest.raises(ValueError, match="are more than contextLength"):
+        continue_together(model, prompts, 10, finished=lambda *_: False)
 
 
 def test_beyond_the_context_each_token_follows_from_the_window() -> None:

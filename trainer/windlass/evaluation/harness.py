@@ -16,7 +16,7 @@ from tqdm import tqdm
 from windlass.data.tokenizers import HuggingFaceTokenizer, Tokenizer
 from windlass.evaluation.likelihood import pieces, score
 from windlass.models.decoder import Decoder
-from windlass.models.generation import generate
+from windlass.models.generation import continue_together
 
 MOST_GENERATED = 256
 """Tokens of an answer, where its task names no number: lm_eval's default."""
@@ -94,30 +94,37 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         A context that leaves no room for an answer loses its start. An answer has `MOST_GENERATED` tokens or as many as
         its task says, and at most half of the model's context.
         """
-        bar = tqdm(requests, desc="Generating", unit="answer", disable=None, leave=False)
-        return [self._continue(*request.args) for request in bar]
+        answers = [""] * len(requests)
+        alike: dict[tuple[int, tuple[str, ...]], list[tuple[int, list[int]]]] = {}
+        for at, request in enumerate(requests):
+            context, settings = request.args
+            most, stops = self._limits(settings)
+            alike.setdefault((most, stops), []).append((at, self.tok_encode(context)[-(self.max_length - most) :]))
+        with tqdm(total=len(requests), desc="Generating", unit="answer", disable=None, leave=False) as bar:
+            for (most, stops), prompts in alike.items():
+                prompts.sort(key=lambda prompt: len(prompt[1]), reverse=True)
+                for start in range(0, len(prompts), self.batch_size):
+                    batch = prompts[start : start + self.batch_size]
+                    texts = self._continue([tokens for _, tokens in batch], most, stops)
+                    for (at, _), text in zip(batch, texts, strict=True):
+                        answers[at] = text
+                    bar.update(len(batch))
+        return answers
 
-    def _continue(self, context: str, settings: dict[str, Any]) -> str:
+    def _limits(self, settings: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+        """Tokens of an answer at most, and what ends it."""
         settings = normalize_gen_kwargs(settings, MOST_GENERATED)
-        end = self.texts.decode([self.eot_token_id])
-        stops = [stop for stop in handle_stop_sequences(settings.get("until"), eos=end) if stop]
-        most = min(settings["max_gen_toks"], self.max_length // 2)
-        tokens: list[int] = []
-        for token in generate(
-            self.model,
-            self.tok_encode(context)[-(self.max_length - most) :],
-            most,
-            temperature=settings["temperature"] if settings["do_sample"] else 0.0,
-            top_k=settings.get("top_k"),
-            top_p=settings.get("top_p"),
-            end_token=self.eot_token_id,
-            vocab_size=self.texts.vocab_size,
-        ):
-            tokens.append(token)
-            if any(stop in self._decode(tokens) for stop in stops):
-                break
-        text: str = postprocess_generated_text(self._decode(tokens), stops, None)
-        return text
+        if settings["do_sample"]:
+            raise ValueError("a task asks for sampled answers; those of the suites are greedy")
+        stops = handle_stop_sequences(settings.get("until"), eos=self.texts.decode([self.eot_token_id]))
+        return min(settings["max_gen_toks"], self.max_length // 2), tuple(filter(None, stops))
+
+    def _continue(self, prompts: list[list[int]], most: int, stops: Sequence[str]) -> list[str]:
+        def finished(_: int, tokens: list[int]) -> bool:
+            return tokens[-1] == self.eot_token_id or any(stop in self._decode(tokens) for stop in stops)
+
+        found = continue_together(self.model, prompts, most, finished=finished, vocab_size=self.texts.vocab_size)
+        return [str(postprocess_generated_text(self._decode(tokens), list(stops), None)) for tokens in found]
 
     def _decode(self, tokens: list[int]) -> str:
         if isinstance(self.texts, HuggingFaceTokenizer):

@@ -199,9 +199,10 @@ class Decoder(nn.Module):
         """Logits [batch, length, vocabulary] of the token after each of `tokens` [batch, length].
 
         Args:
-            documents: [batch, length] numbers that differ between neighbouring documents of a sequence. Attention then
-                stays within a document and positions start again at each, as if each had been a sequence of its own.
-            cache: holds the tokens before these; gets these appended. Not together with `documents`.
+            documents: [batch, cached + length] numbers that differ between neighbouring documents of a sequence.
+                Attention then stays within a document and positions start again at each, as if each had been a
+                sequence of its own.
+            cache: holds the tokens before these; gets these appended.
             last_only: logits of the last position only, [batch, 1, vocabulary].
             head: what to return in place of logits, such as their loss, which can be compiled together with them.
 
@@ -214,7 +215,7 @@ class Decoder(nn.Module):
             raise ValueError(f"{past + length} tokens are more than contextLength, {self.config.context_length}")
         positions = torch.arange(past, past + length, device=tokens.device)
         if documents is not None:
-            positions = positions_in_documents(documents)
+            positions = positions_in_documents(documents)[:, past:]
         windows = [self.config.window(layer) for layer in range(self.config.layers)]
         masks = {
             window: attention_mask(length, past, window, documents, tokens.device) for window in dict.fromkeys(windows)
@@ -333,7 +334,7 @@ def attention_mask(
     if window is not None:
         mask = mask & (distance < window)
     if documents is not None:
-        mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+        mask = mask & (documents[:, None, past:, None] == documents[:, None, None, :])
     return mask
 
 
