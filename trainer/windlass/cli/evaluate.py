@@ -9,7 +9,7 @@ from windlass.cli.text import run_place
 from windlass.engine.evaluation import Request, evaluate
 from windlass.errors import WindlassError
 from windlass.evaluation.card import FILE as CARD
-from windlass.evaluation.record import FILE, HEADER, rows
+from windlass.evaluation.record import FILE, HEADER, notes, rows
 from windlass.spec.job import RawData
 
 
@@ -37,6 +37,6 @@ def show_evaluation(
         from windlass.evaluation.report import write_report  # its charts take most of a second to import
 
         files.append(write_report(folder).name)
-    for line in table(HEADER, list(rows(found))):
+    for line in (*table(HEADER, list(rows(found))), *notes(found)):
         write(line)
     write(f"{short(folder.absolute())}: {', '.join(files)}")

@@ -222,6 +222,14 @@ def evaluate(
     few_shot: Annotated[
         int | None, typer.Option(min=0, help="Solved examples before each item; by default as lm_eval defines a task.")
     ] = None,
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(help="Corpus or sources of the training: scores without the items that are in them. Repeatable."),
+    ] = None,
+    memorisation: Annotated[
+        list[str] | None,
+        typer.Option(help="Prepared corpus of the training: is its text reproduced? Repeatable."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first items of each task, and windows of each text.")
     ] = None,
@@ -248,6 +256,8 @@ def evaluate(
         text_field=text_field,
         data=data,
         few_shot=few_shot,
+        decontaminate=decontaminate or [],
+        memorisation=memorisation or [],
         limit=limit,
         batch_size=batch_size,
         tokenizer=tokenizer,

@@ -46,25 +46,37 @@ class TestSets:
 
 def read_test_sets(sources: Iterable[RawData], n: int) -> TestSets:
     """Return the n-grams of all items. DataNotFound where no item is long enough, and as of `documents`."""
+    found = index_items(
+        (
+            (document.name, document.text or "")
+            for source in sources
+            for file in list_files(source)
+            for document in documents(source, file)
+        ),
+        n,
+    )
+    if not found.names:
+        uris = ", ".join(source.uri for source in sources)
+        message = f"{uris}: no test item has {min(LEAST_WORDS, n)} words or more"
+        raise WindlassError("DataNotFound", f"{message}; check textField, or lower ngram")
+    return found
+
+
+def index_items(items: Iterable[tuple[str, str]], n: int) -> TestSets:
+    """Return the n-grams of items, each a name and a text."""
     grams: dict[int, list[Hashes]] = {}
     owners: dict[int, list[NDArray[np.int64]]] = {}
     names: list[str] = []
     skipped = 0
-    for source in sources:
-        for file in list_files(source):
-            for document in documents(source, file):
-                words = word_hashes(document.text or "")
-                if len(words) < min(LEAST_WORDS, n):
-                    skipped += 1
-                    continue
-                found = ngram_hashes(words, n)
-                grams.setdefault(min(n, len(words)), []).append(found)
-                owners.setdefault(min(n, len(words)), []).append(np.full(len(found), len(names)))
-                names.append(document.name)
-    if not names:
-        uris = ", ".join(source.uri for source in sources)
-        message = f"{uris}: no test item has {min(LEAST_WORDS, n)} words or more"
-        raise WindlassError("DataNotFound", f"{message}; check textField, or lower ngram")
+    for name, text in items:
+        words = word_hashes(text)
+        if len(words) < min(LEAST_WORDS, n):
+            skipped += 1
+            continue
+        found = ngram_hashes(words, n)
+        grams.setdefault(min(n, len(words)), []).append(found)
+        owners.setdefault(min(n, len(words)), []).append(np.full(len(found), len(names)))
+        names.append(name)
     joined = {size: (np.concatenate(grams[size]), np.concatenate(owners[size])) for size in sorted(grams)}
     orders = {size: np.argsort(hashes, kind="stable") for size, (hashes, _) in joined.items()}
     return TestSets(

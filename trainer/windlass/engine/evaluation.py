@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from windlass.data.corpus import Corpus
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.bases import CONFIG, alike
@@ -13,6 +14,8 @@ from windlass.engine.run_folder import now, write_json
 from windlass.engine.runs import find_run, load_checkpoint
 from windlass.errors import WindlassError
 from windlass.evaluation import card, record
+from windlass.evaluation.memorisation import probe
+from windlass.evaluation.overlap import Overlap, find_overlap
 from windlass.evaluation.perplexity import score_text
 from windlass.evaluation.scores import Score
 from windlass.models.classifier import Classifier
@@ -30,6 +33,11 @@ class Request:
     data: Path | None = None
     """Folder of the suites' data; None: the Hugging Face hub."""
     few_shot: int | None = None
+    decontaminate: Sequence[str] = ()
+    """Corpora or raw sources in which the suites' items are looked for."""
+    memorisation: Sequence[str] = ()
+    """Prepared corpora, of which the model continues passages."""
+    passages: int = 100
     limit: int | None = None
     """Items of each task, windows of each text."""
     batch_size: int = 8
@@ -56,29 +64,41 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
     Raises WindlassError: ConfigInvalid for an unknown suite, a tokenizer that is not the model's, nothing to measure;
         DataNotFound for a model, a text or a suite's file that is not there.
     """
-    if not request.suites and not request.texts:
+    if request.decontaminate and not request.suites:
+        raise WindlassError("ConfigInvalid", "--decontaminate looks for items of suites; name one: --suite")
+    if not (request.suites or request.texts or request.memorisation):
         raise WindlassError("ConfigInvalid", "there is nothing to measure; name a suite (--suite) or a text (--text)")
     for text in request.texts:
         list_files(text)
+    for corpus in request.memorisation:
+        Corpus.open(corpus)
     if not request.suites:
         subject = _load(place, tokenizer)
-        return _write(subject, request, [], out)
+        return _write(subject, request, [], [], out)
     from windlass.evaluation.suites import open_benchmarks  # imports lm_eval, which takes seconds
 
     with open_benchmarks(request.suites, request.data, request.few_shot) as benchmarks:
         from windlass.evaluation.harness import DecoderLM
         from windlass.evaluation.suites import run_benchmarks
 
+        overlaps = [find_overlap(benchmarks.items(request.limit), corpus) for corpus in request.decontaminate]
+        known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
         subject = _load(place, tokenizer)
         lm = DecoderLM(subject.model, subject.tokenizer, request.batch_size)
-        return _write(subject, request, run_benchmarks(lm, benchmarks, request.limit), out)
+        return _write(subject, request, run_benchmarks(lm, benchmarks, request.limit, known), overlaps, out)
 
 
-def _write(subject: Subject, request: Request, scores: Sequence[Score], out: Path) -> dict[str, Any]:
+def _write(
+    subject: Subject, request: Request, scores: Sequence[Score], overlaps: Sequence[Overlap], out: Path
+) -> dict[str, Any]:
     model, tokenizer = subject.model, subject.tokenizer
     texts = [
         score_text(model, tokenizer, text, batch_size=request.batch_size, limit=request.limit) for text in request.texts
     ]
+    recalls = {
+        corpus: probe(model, tokenizer, Corpus.open(corpus), passages=request.passages, batch_size=request.batch_size)
+        for corpus in request.memorisation
+    }
     found = {
         "model": {
             "name": subject.name,
@@ -91,7 +111,7 @@ def _write(subject: Subject, request: Request, scores: Sequence[Score], out: Pat
         },
         "time": now(),
         "limit": request.limit,
-        **record.results(texts, scores),
+        **record.results(texts, scores, overlaps, recalls),
         "environment": environment(this_machine()),
     }
     write_json(out / record.FILE, found)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from windlass.evaluation.record import HEADER, Record, rows
+from windlass.evaluation.record import HEADER, Record, notes, rows
 
 FILE = "model-card.md"
 
@@ -27,6 +27,7 @@ def _lines(record: Record) -> Iterator[str]:
     yield f"| {' | '.join(name.capitalize() for name in HEADER)} |"
     yield "| --- | --- | --- | --- | --- |"
     yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows(record, parts=True))
+    yield from (f"\n{_cell(note)}" for note in notes(record))
     versions = ", ".join(f"{name} {version}" for name, version in record["environment"]["packages"].items())
     limit = f" The first {record['limit']:,} items of each task, and windows of each text." if record["limit"] else ""
     yield from ["", f"Measured {record['time'][:10]} with {versions}, on {record['environment']['device']}.{limit}"]

@@ -1,12 +1,15 @@
 """evaluation.json: what an evaluation found, and how its numbers look to people."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from windlass.evaluation.scores import Interval, Score
+from windlass.storage import shown
 
 if TYPE_CHECKING:  # the report needs no PyTorch
+    from windlass.evaluation.memorisation import Recall
+    from windlass.evaluation.overlap import Overlap
     from windlass.evaluation.perplexity import TextScore
 
 FILE = "evaluation.json"
@@ -30,7 +33,12 @@ class Row(NamedTuple):
 HEADER = Row("WHAT", "METRIC", "SCORE", "95 % INTERVAL", "OF")
 
 
-def results(texts: "Sequence[TextScore]", scores: Sequence[Score]) -> Record:
+def results(
+    texts: "Sequence[TextScore]",
+    scores: Sequence[Score],
+    overlaps: "Sequence[Overlap]",
+    recalls: "Mapping[str, Sequence[Recall]]",
+) -> Record:
     """The part of evaluation.json that was measured."""
     measured = [
         asdict(text)
@@ -42,7 +50,38 @@ def results(texts: "Sequence[TextScore]", scores: Sequence[Score]) -> Record:
         }
         for text in texts
     ]
-    return {"texts": measured, "suites": [asdict(score) | {"interval": score.interval} for score in scores]}
+    return {
+        "texts": measured,
+        "suites": [asdict(score) | {"interval": score.interval} for score in scores],
+        "contamination": [_contamination(overlap) for overlap in overlaps],
+        "memorisation": [
+            {"corpus": shown(corpus), **asdict(recall), "interval": recall.interval}
+            for corpus, found in recalls.items()
+            for recall in found
+        ],
+    }
+
+
+def _contamination(overlap: "Overlap") -> Record:
+    found = [{"task": task, "item": number, "documents": names} for (task, number), names in overlap.found.items()]
+    return {
+        "corpus": overlap.corpus,
+        "documents": overlap.documents,
+        "items_known": overlap.known,
+        "items_too_short": overlap.too_short,
+        "items_found": len(found),
+        "items": found,
+    }
+
+
+def notes(record: Record) -> Iterator[str]:
+    """What to know beside the numbers, a sentence each."""
+    for found in record["contamination"]:
+        yield (
+            f"{found['items_found']:,} of {found['items_known']:,} items share 13 words in a row, or all they have, "
+            f"with {found['corpus']} ({found['documents']:,} documents); clean items are all others, with "
+            f"{found['items_too_short']:,} that are too short to tell."
+        )
 
 
 def rows(record: Record, *, parts: bool = False) -> Iterator[Row]:
@@ -55,7 +94,13 @@ def rows(record: Record, *, parts: bool = False) -> Iterator[Row]:
         if parts or not score["is_part"]:
             shots = f", {score['few_shot']} examples before each" if score["few_shot"] else ""
             of = f"{score['items']:,} items{shots}"
-            yield _row(score["task"], score["metric"], score["value"], score["interval"], of, digits=4)
+            metric = f"{score['metric']}, clean items" if score["is_clean"] else score["metric"]
+            yield _row(score["task"], metric, score["value"], score["interval"], of, digits=4)
+    for recall in record["memorisation"]:
+        of = (
+            f"{recall['passages']:,} continuations of {recall['tokens']} tokens, {recall['whole']:,} of them to the end"
+        )
+        yield _row(recall["corpus"], f"reproduced, {recall['text']}", recall["share"], recall["interval"], of, digits=4)
 
 
 def _row(what: str, metric: str, value: float, interval: Interval | None, of: str, *, digits: int) -> Row:

@@ -62,6 +62,7 @@ def write_report(folder: Path) -> Path:
         samples=_samples(history, result.get("total_steps")),
         events=_told(events),
         evaluation=list(record.rows(evaluated)) if evaluated else [],
+        notes=list(record.notes(evaluated)) if evaluated else [],
         tables=[(title, rows) for title, rows in sections if rows],
         job=_read_text(folder / "job.yaml"),
     )

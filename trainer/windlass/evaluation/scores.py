@@ -26,6 +26,9 @@ class Score:
     is_part: bool = False
     """True for a task of a group whose own score is there, such as a subject of MMLU."""
 
+    is_clean: bool = False
+    """True where the items that are in training data are left out."""
+
     @property
     def interval(self) -> Interval | None:
         """95 %, by the normal approximation."""

@@ -7,9 +7,10 @@ machines without a network.
 import difflib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +19,14 @@ import datasets
 import lm_eval.tasks
 import pyarrow.parquet
 from datasets.exceptions import DatasetGenerationError
+from lm_eval.api.metrics import mean_stderr
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from windlass.errors import WindlassError
 from windlass.evaluation.harness import DecoderLM
+from windlass.evaluation.overlap import Item
 from windlass.evaluation.scores import Score
 
 READERS = {".parquet": "parquet", ".jsonl": "json"}
@@ -43,21 +46,34 @@ class Suite:
     """On the Hugging Face hub."""
     fields: tuple[str, ...]
     """Columns that its tasks read."""
+    text: tuple[str, ...]
+    """Of them, those whose text is looked for in training data."""
 
 
 SUITES = {
-    "mmlu": Suite(("mmlu",), "mmlu/default", "cais/mmlu", ("question", "choices", "answer")),
+    "mmlu": Suite(("mmlu",), "mmlu/default", "cais/mmlu", ("question", "choices", "answer"), ("question", "choices")),
     "hellaswag": Suite(
-        ("hellaswag",), "hellaswag", "Rowan/hellaswag", ("activity_label", "ctx_a", "ctx_b", "endings", "label")
+        ("hellaswag",),
+        "hellaswag",
+        "Rowan/hellaswag",
+        ("activity_label", "ctx_a", "ctx_b", "endings", "label"),
+        ("ctx_a", "ctx_b", "endings"),
     ),
     "truthfulqa": Suite(
         ("truthfulqa_mc1", "truthfulqa_mc2"),
         "truthfulqa",
         "truthfulqa/truthful_qa",
         ("question", "mc1_targets", "mc2_targets"),
+        ("question",),
     ),
-    "arc": Suite(("arc_easy", "arc_challenge"), "arc", "allenai/ai2_arc", ("question", "choices", "answerKey")),
-    "gsm8k": Suite(("gsm8k",), "gsm8k", "openai/gsm8k", ("question", "answer")),
+    "arc": Suite(
+        ("arc_easy", "arc_challenge"),
+        "arc",
+        "allenai/ai2_arc",
+        ("question", "choices", "answerKey"),
+        ("question", "choices"),
+    ),
+    "gsm8k": Suite(("gsm8k",), "gsm8k", "openai/gsm8k", ("question", "answer"), ("question", "answer")),
 }
 """Name -> suite; each of a suite's tasks can be asked for by its own name, too."""
 
@@ -70,6 +86,16 @@ class Benchmarks:
     """As `TaskManager.load` returns it."""
     suites: dict[str, str]
     """Task or group -> the name it was asked for by."""
+    owners: dict[str, str]
+    """Task -> the suite it belongs to."""
+
+    def items(self, limit: int | None = None) -> dict[Item, str]:
+        """The text of each item of all tasks, or of their first `limit`: what is looked for in training data."""
+        return {
+            (name, number): " ".join(_texts([item[field] for field in SUITES[self.owners[name]].text]))
+            for name, task in self.loaded["tasks"].items()
+            for number, item in enumerate(islice(task.eval_docs, limit))
+        }
 
 
 @contextmanager
@@ -103,12 +129,18 @@ def open_benchmarks(
         for task in loaded["tasks"].values():
             task.set_config(key="num_fewshot", value=_shots(task.get_config("num_fewshot"), few_shot))
             task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-        yield Benchmarks(loaded, suites)
+        owners = {task: suite for suite, found in asked.values() for task in _leaves(found, index)}
+        yield Benchmarks(loaded, suites, owners)
 
 
-def run_benchmarks(model: DecoderLM, benchmarks: Benchmarks, limit: int | None = None) -> list[Score]:
-    """Scores of all tasks and groups, on their first `limit` items; as lm_eval aggregates them."""
-    results = evaluate(model, benchmarks.loaded, limit=limit, log_samples=False)
+def run_benchmarks(
+    model: DecoderLM, benchmarks: Benchmarks, limit: int | None = None, known: Collection[Item] | None = None
+) -> list[Score]:
+    """Scores of all tasks and groups, on their first `limit` items; as lm_eval aggregates them.
+
+    With the items that are `known` from training data, each score is followed by that of all other items.
+    """
+    results = evaluate(model, benchmarks.loaded, limit=limit, log_samples=known is not None)
     groups: Mapping[str, list[str]] = benchmarks.loaded["group_map"]
     scores: list[Score] = []
 
@@ -131,12 +163,46 @@ def run_benchmarks(model: DecoderLM, benchmarks: Benchmarks, limit: int | None =
                     is_part=is_part,
                 )
             )
+            if known is not None:
+                values = list(_clean_values(_tasks(task, groups), metric, kind, results["samples"], known))
+                if values:
+                    scores.append(replace(scores[-1], **_mean(values), is_clean=True))
         for part in groups.get(task, []):
             collect(part, suite, is_part=part not in groups)
 
     for task, suite in benchmarks.suites.items():
         collect(task, suite, is_part=False)
     return scores
+
+
+def _tasks(name: str, groups: Mapping[str, list[str]]) -> list[str]:
+    """A task, or those of a group."""
+    return [task for part in groups[name] for task in _tasks(part, groups)] if name in groups else [name]
+
+
+def _clean_values(
+    tasks: Sequence[str], metric: str, kind: str, samples: Mapping[str, Any], known: Collection[Item]
+) -> Iterator[float]:
+    for task in tasks:
+        for sample in samples[task]:
+            if sample["filter"] == kind and (task, sample["doc_id"]) not in known:
+                yield float(sample[metric])
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    stderr = mean_stderr(values) if len(values) > 1 else None
+    return {"value": sum(values) / len(values), "stderr": stderr, "items": len(values)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a field; of ARC's choices without their labels."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(value["text"])
+    else:
+        for part in value:
+            yield from _texts(part)
 
 
 def find_files(suite: str, config: str | None, split: str, data: Path) -> list[Path]:
