@@ -148,9 +148,9 @@ batch, device = Batch(tokens[:, :-1], tokens[:, 1:]), torch.device("cuda", 0)
 to_device(batch, device)  # takes pinned memory, which waits
 torch.cuda.synchronize()
 torch.cuda._sleep(2 * 10**9)  # cycles: about a second
-inputs, labels, _ = to_device(batch, device)
+inputs, _, targets = to_device(batch, device)
 print(torch.cuda.current_stream().query())
-print(bool((labels.cpu() == torch.from_numpy(batch.labels)).all()))
+print(bool((targets["labels"].cpu() == torch.from_numpy(batch.labels)).all()))
 """
 
 

@@ -195,7 +195,7 @@ def test_a_good_job_breaks_no_rule() -> None:
             ["model.lora={}", "model.trainable.scope=Head"],
             "spec.model.trainable.scope: lora trains its adapters and nothing else; leave one of the two out",
         ),
-        (["data.template=Alpaca"], "spec.data.template: only with task Instruct; this is Pretrain"),
+        (["data.template=Alpaca"], "spec.data.template: only with task Instruct or Preference; this is Pretrain"),
         (["training.preference={}"], "spec.training.preference: only with task Preference; this is Pretrain"),
         (
             ["lifecycle.restarts.maxBackoffSeconds=5"],
@@ -234,7 +234,6 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [
-        (["task=Preference", "data={examples: {sources: [{uri: a}]}}"], "spec.task"),
         (["model={custom: 'mine.models:build'}"], "spec.model.custom"),
         (["evaluation.suites=[{name: hellaswag}]"], "spec.evaluation.suites"),
     ],

@@ -26,9 +26,9 @@ def test_what_pads_a_text_changes_nothing_of_its_scores(pooling: str) -> None:
 
 
 def test_a_text_that_is_too_long_is_cut_and_no_text_is_one_token() -> None:
-    (inputs, labels, _), cut = encode(load_tokenizer("bytes"), "abcdef", 1, 4, "LastToken")
+    (inputs, labels, *_), cut = encode(load_tokenizer("bytes"), "abcdef", 1, 4, "LastToken")
     assert (inputs.tolist(), labels.tolist(), cut) == ([97, 98, 99, 100], [-100, -100, -100, 1], True)
-    (inputs, labels, _), cut = encode(load_tokenizer("bytes"), "", 1, 4, "LastToken")
+    (inputs, labels, *_), cut = encode(load_tokenizer("bytes"), "", 1, 4, "LastToken")
     assert (inputs.tolist(), labels.tolist(), cut) == ([256], [1], False)
 
 

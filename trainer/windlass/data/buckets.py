@@ -32,6 +32,8 @@ class Example(NamedTuple):
     """[length]; labels of IGNORED do not count."""
     documents: NDArray[np.int64] | None = None
     """[length] number of the token's document, from 0; None: there is one."""
+    reference: float | None = None
+    """Of one of a pair of answers: as of `Batch.reference`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,8 @@ class ExampleStream(Stream[list[Batch]]):
         multiple: int = 8,
         prefetch_steps: int = 2,
     ) -> None:
-        """Start reading ahead; `read` returns examples by sample, in a thread of its own.
+        """Start reading ahead; `read` returns examples by sample, in a thread of its own: one each, or two that are a
+        pair.
 
         A micro-batch is as long as its longest example, rounded up to a `multiple` of tokens, and filled with the token
         `padding`. Raises ConfigInvalid where batch, ranks and examples do not fit together.
@@ -121,7 +124,8 @@ class ExampleStream(Stream[list[Batch]]):
             for step in count():
                 first = start_sample + step * order.batch + rank * share
                 examples = read(order.at(np.arange(first, first + share)))
-                parts = [examples[at : at + micro_batch_size] for at in range(0, share, micro_batch_size)]
+                rows = len(examples) // share * micro_batch_size
+                parts = [examples[at : at + rows] for at in range(0, len(examples), rows)]
                 yield [[padded_batch(part, padding, multiple) for part in parts]]
 
         super().__init__(steps(), prefetch_steps, order.samples)
@@ -131,12 +135,14 @@ def padded_batch(examples: Sequence[Example], padding: int, multiple: int = 1) -
     """Return examples as one batch, as long as the longest and a `multiple`; what pads does not count."""
     lengths = [len(example.inputs) for example in examples]
     shape = len(examples), -(-max(lengths) // multiple) * multiple
+    references = [example.reference for example in examples]
     packed = any(example.documents is not None for example in examples)
     batch = Batch(
         inputs=np.full(shape, padding, np.int64),
         labels=np.full(shape, IGNORED, np.int64),
         documents=np.full(shape, PADDING_DOCUMENT) if packed else None,
         read=sum(lengths),
+        reference=None if references[0] is None else np.array(references, np.float32),
     )
     for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
         batch.inputs[row, :length] = example.inputs

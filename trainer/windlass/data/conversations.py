@@ -1,4 +1,4 @@
-"""Conversations to learn answers from: records with messages, or with a prompt and its answer."""
+"""Conversations to learn answers from, and pairs of them: records with messages, or with a prompt and answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +30,21 @@ class Conversation:
         return "\n".join(f"{role}: {content}" for role, content in self.messages)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two conversations that differ in their answers, of which one is better."""
+
+    chosen: Conversation
+    rejected: Conversation
+    place: str
+    label: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        """All of it, to find copies."""
+        return f"{self.chosen.text}\n{self.rejected.text}"
+
+
 def conversations(spec: Examples) -> Iterator[Conversation]:
     """Those of all sources.
 
@@ -38,22 +53,51 @@ def conversations(spec: Examples) -> Iterator[Conversation]:
     """
     for source in spec.sources:
         for place, record in all_records(source):
-            messages = _messages(source, place, record)
-            if not any(role == "assistant" for role, _ in messages):
-                raise WindlassError("DataCorrupt", f"{place}: no message is the assistant's, so there is no answer")
-            if any(role == "assistant" and not content.strip() for role, content in messages):
-                raise WindlassError("DataCorrupt", f"{place}: an answer is empty; fill it, or remove the record")
-            yield Conversation(messages, place)
+            if source.messages_field in record:
+                messages = _messages(record, source.messages_field, place)
+            else:
+                messages = _exchange(source, record, source.answer_field, place, "answerField")
+            yield _answered(messages, place)
 
 
-def _messages(source: ExampleSource, place: str, record: dict[str, Any]) -> Messages:
-    given = record.get(source.messages_field)
-    if given is None:
-        prompt = text_in(record, source.prompt_field, place, "promptField, or messagesField")
-        return ("user", prompt), ("assistant", text_in(record, source.answer_field, place, "answerField"))
+def pairs(spec: Examples) -> Iterator[Pair]:
+    """Those of all sources; errors as of `conversations`, and DataCorrupt for two answers that are the same."""
+    for source in spec.sources:
+        for place, record in all_records(source):
+            fields = {source.chosen_field: "chosenField", source.rejected_field: "rejectedField"}
+            chosen, rejected = (
+                _answered(
+                    _messages(record, field, place)
+                    if isinstance(record.get(field), list)
+                    else _exchange(source, record, field, place, setting),
+                    place,
+                )
+                for field, setting in fields.items()
+            )
+            if chosen.messages == rejected.messages:
+                raise WindlassError("DataCorrupt", f"{place}: both answers are the same; remove the record")
+            yield Pair(chosen, rejected, place)
+
+
+def _exchange(source: ExampleSource, record: dict[str, Any], answer: str, place: str, setting: str) -> Messages:
+    prompt = text_in(record, source.prompt_field, place, "promptField, or messagesField")
+    return ("user", prompt), ("assistant", text_in(record, answer, place, setting))
+
+
+def _messages(record: dict[str, Any], field: str, place: str) -> Messages:
+    given = record[field]
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
-        raise WindlassError("DataCorrupt", f"{place}: field {source.messages_field} is no list of role and content")
+        raise WindlassError("DataCorrupt", f"{place}: field {field} is no list of role and content")
     for message in given:
         if message.get("role") not in ROLES:
             raise WindlassError("DataCorrupt", f"{place}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
     return tuple((message["role"], text_in(message, "content", place, "content of each message")) for message in given)
+
+
+def _answered(messages: Messages, place: str) -> Conversation:
+    answers = [content for role, content in messages if role == "assistant"]
+    if not answers:
+        raise WindlassError("DataCorrupt", f"{place}: no message is the assistant's, so there is no answer")
+    if not all(answer.strip() for answer in answers):
+        raise WindlassError("DataCorrupt", f"{place}: an answer is empty; fill it, or remove the record")
+    return Conversation(messages, place)

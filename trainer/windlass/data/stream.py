@@ -36,6 +36,9 @@ class Batch:
     """[micro batch, sequence] number of the token's document, from 0 in each row; None: attention crosses documents."""
     read: int | None = None
     """Tokens without those that pad, where not each of them has a label that counts; None: as many as labels."""
+    reference: NDArray[np.float32] | None = None
+    """[micro batch] of pairs of answers: log-probability of each, in nats, by the model that was started from. Rows are
+    then a chosen answer and the rejected one after it, in turns, and the loss is a mean over pairs."""
 
 
 class Stream(Generic[T]):

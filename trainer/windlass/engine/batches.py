@@ -6,17 +6,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from windlass.data.buckets import POOL
 from windlass.data.corpus import Corpus
 from windlass.data.stream import Batch, Stream, TrainingStream, validation_batches
 from windlass.data.tokenizers import Tokenizer
-from windlass.engine.examples import RankExamples
+from windlass.engine.examples import RankExamples, rows_of_sample
 from windlass.engine.rank_settings import RankSettings
+from windlass.engine.references import add_references
 from windlass.engine.run_folder import RunFolder
-from windlass.spec.job import JobSpec
+from windlass.spec.job import JobSpec, PreferenceLoss
 from windlass.storage import Storage
 from windlass.tasks.classify import balanced_weights, label_loss
+from windlass.tasks.preference import preference_loss
 from windlass.tasks.pretrain import output_loss
 from windlass.training.measure import Loss
 from windlass.training.ranks import Ranks
@@ -35,9 +38,27 @@ class RankBatches:
     """What they are, for checkpoints."""
 
 
-def rank_batches(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> RankBatches:
-    """The batches of a rank. Raises WindlassError: DataNotFound, ConfigInvalid."""
-    return _of_corpora(settings, ranks) if settings.examples is None else _of_examples(settings, ranks, tokenizer)
+def rank_batches(
+    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, model: nn.Module, initialise: Callable[[], None]
+) -> RankBatches:
+    """The batches of a rank; where their loss refers to it, what the model that `initialise` makes says of them.
+
+    Raises WindlassError: DataNotFound, ConfigInvalid.
+    """
+    if settings.examples is None:
+        return _of_corpora(settings, ranks)
+    spec = settings.job.spec
+    storage = Storage(RunFolder(settings.folder).checkpoints_uri(settings.job))
+    examples = RankExamples(
+        settings.examples,
+        storage,
+        tokenizer.end_of_document,
+        settings.config.context_length,
+        rows=rows_of_sample(spec),
+    )
+    if spec.task == "Preference":
+        add_references(examples, settings, storage, ranks, model, initialise)
+    return _of_examples(settings, ranks, examples)
 
 
 def _of_corpora(settings: RankSettings, ranks: Ranks) -> RankBatches:
@@ -83,18 +104,9 @@ def _token_loss(spec: JobSpec) -> Loss:
     return torch.compile(output_loss) if spec.training.parallelism.compile else output_loss
 
 
-def _of_examples(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> RankBatches:
-    assert settings.examples is not None
+def _of_examples(settings: RankSettings, ranks: Ranks, examples: RankExamples) -> RankBatches:
     spec, batching = settings.job.spec, settings.plan.batching
-    storage = Storage(RunFolder(settings.folder).checkpoints_uri(settings.job))
-    examples = RankExamples(settings.examples, storage, tokenizer.end_of_document, settings.config.context_length)
     place = {"rank": ranks.rank, "world_size": ranks.world_size}
-    loss: Loss = _token_loss(spec)
-    if spec.model.head is not None:
-        loss = label_loss
-        if spec.model.head.class_weights == "Balanced":
-            weights = balanced_weights(examples.label_counts(len(spec.model.head.labels)))
-            loss = partial(label_loss, class_weights=torch.tensor(weights, device=ranks.device))
     return RankBatches(
         stream=partial(
             examples.stream,
@@ -110,9 +122,21 @@ def _of_examples(settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer) -> 
             for split in ("validation", "test")
             if examples.splits[split]
         },
-        loss=loss,
+        loss=_example_loss(spec, examples, ranks),
         inputs={
             "examples": settings.examples,
             "head": spec.model.head and spec.model.head.model_dump(mode="json"),
+            "preference": spec.training.preference and spec.training.preference.beta,
         },
     )
+
+
+def _example_loss(spec: JobSpec, examples: RankExamples, ranks: Ranks) -> Loss:
+    if spec.task == "Preference":
+        return partial(preference_loss, beta=(spec.training.preference or PreferenceLoss()).beta)
+    if spec.model.head is None:
+        return _token_loss(spec)
+    if spec.model.head.class_weights == "Equal":
+        return label_loss
+    weights = balanced_weights(examples.label_counts(len(spec.model.head.labels)))
+    return partial(label_loss, class_weights=torch.tensor(weights, device=ranks.device))

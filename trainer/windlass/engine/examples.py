@@ -1,19 +1,19 @@
 """Examples from the job's sources to each rank's batches."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from windlass.data.buckets import Example, ExampleStream, LengthOrder, padded_batch
-from windlass.data.conversations import conversations
+from windlass.data.conversations import conversations, pairs
 from windlass.data.examples import Counts, encoded, labelled, load, split, store
 from windlass.data.packing import pack
 from windlass.data.stream import Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.spec.job import LLMTrainingJob
+from windlass.spec.job import JobSpec, LLMTrainingJob
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage
 from windlass.tasks import instruct
@@ -28,9 +28,10 @@ def prepare_examples(
 ) -> tuple[str, int]:
     """Read, split, encode and store the job's examples; returns their hash and how many are trained on."""
     length = job.spec.data.sequence_length or config.context_length
-    examples, counts = (_labelled if job.spec.task == "Classify" else _conversations)(job, tokenizer, length)
+    made = {"Classify": _labelled, "Instruct": _conversations, "Preference": _pairs}[job.spec.task]
+    examples, counts = made(job, tokenizer, length)
     progress(f"Examples: {counts.sentence()}")
-    batch, samples = job.spec.training.global_batch_size, len(examples["train"])
+    batch, samples = job.spec.training.global_batch_size, len(examples["train"]) // rows_of_sample(job.spec)
     if samples < batch:
         kind = "sequences" if samples < counts.splits["train"] else "examples"
         raise WindlassError(
@@ -67,23 +68,44 @@ def _conversations(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tu
     return examples, counts
 
 
+def _pairs(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+    data = job.spec.data
+    assert data.examples is not None
+    template = find_template(data.template, tokenizer)
+    splits, counts = split(data.examples, pairs(data.examples), [""], job.spec.training.seed)
+    answers = {name: [one for pair in found for one in (pair.chosen, pair.rejected)] for name, found in splits.items()}
+    return encoded(
+        answers, lambda one: instruct.encode(tokenizer, template, one, length, everything=False), counts
+    ), counts
+
+
+def rows_of_sample(spec: JobSpec) -> int:
+    """Examples that a sample has: of a pair of answers, two."""
+    return 2 if spec.task == "Preference" else 1
+
+
 class RankExamples:
     """The examples as one rank reads them."""
 
-    def __init__(self, identity: str, storage: Storage, padding: int, context_length: int) -> None:
+    def __init__(self, identity: str, storage: Storage, padding: int, context_length: int, *, rows: int = 1) -> None:
+        """A sample has as many `rows`."""
         self._identity, self._padding = identity, padding
         self._multiple = math.gcd(8, context_length)
-        self.splits = load(storage.child(FOLDER))
+        found = load(storage.child(FOLDER))
+        self.splits = {
+            name: [tuple(examples[at : at + rows]) for at in range(0, len(examples), rows)]
+            for name, examples in found.items()
+        }
+        """Samples, each of its rows."""
 
     def stream(
         self, start_sample: int, *, seed: int, batch: int, pool: int, micro_batch_size: int, rank: int, world_size: int
     ) -> ExampleStream:
         """Batches to train on, from a number of samples consumed by all ranks; `pool` as of `LengthOrder`."""
-        examples = self.splits["train"]
-        order = LengthOrder(self._identity, seed, _lengths(examples), batch, pool)
+        samples = self.splits["train"]
         return ExampleStream(
-            order,
-            lambda samples: [examples[sample] for sample in samples.tolist()],
+            LengthOrder(self._identity, seed, _lengths(samples), batch, pool),
+            lambda numbers: [row for number in numbers.tolist() for row in samples[number]],
             micro_batch_size=micro_batch_size,
             rank=rank,
             world_size=world_size,
@@ -94,19 +116,21 @@ class RankExamples:
 
     def batches(self, split: str, *, batch_size: int, rank: int, world_size: int) -> Callable[[], Iterator[Batch]]:
         """This rank's share of a split that is measured; each call goes over it once."""
-        examples = self.splits[split]
-        mine = [examples[sample] for sample in np.argsort(_lengths(examples), kind="stable").tolist()[rank::world_size]]
-        return partial(self._batches, mine, batch_size)
+        samples = self.splits[split]
+        mine = [samples[number] for number in np.argsort(_lengths(samples), kind="stable").tolist()[rank::world_size]]
+        return partial(self.batches_of, mine, batch_size)
 
-    def _batches(self, examples: list[Example], batch_size: int) -> Iterator[Batch]:
-        for at in range(0, len(examples), batch_size):
-            yield padded_batch(examples[at : at + batch_size], self._padding, self._multiple)
+    def batches_of(self, samples: Sequence[Sequence[Example]], batch_size: int) -> Iterator[Batch]:
+        """These samples, in their order."""
+        for at in range(0, len(samples), batch_size):
+            rows = [row for sample in samples[at : at + batch_size] for row in sample]
+            yield padded_batch(rows, self._padding, self._multiple)
 
     def label_counts(self, labels: int) -> list[int]:
         """How many examples to train on have each label."""
-        found = [int(example.labels.max()) for example in self.splits["train"]]
+        found = [int(row.labels.max()) for [row] in self.splits["train"]]
         return [int(count) for count in np.bincount(found, minlength=labels)]
 
 
-def _lengths(examples: list[Example]) -> "np.typing.NDArray[np.int64]":
-    return np.array([len(example.inputs) for example in examples], np.int64)
+def _lengths(samples: Sequence[Sequence[Example]]) -> "np.typing.NDArray[np.int64]":
+    return np.array([max(len(row.inputs) for row in sample) for sample in samples], np.int64)

@@ -41,6 +41,10 @@ def write_result(
             if (found := last([record for record in records if record.get("split") == split], "classification"))
         }
         or None,
+        "preference": {
+            name: value for name, value in last(records, "preference").items() if name not in ("kind", "time")
+        }
+        or None,
         "samples": [
             {key: record[key] for key in ("step", "prompt", "text")} for record in records if record["kind"] == "sample"
         ],

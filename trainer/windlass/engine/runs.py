@@ -137,7 +137,7 @@ def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
 
 def prompt_encoder(spec: JobSpec, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     """What a model of this job continues: a prompt's tokens; of one that follows instructions, in its template."""
-    if spec.task == "Instruct":
+    if spec.task in ("Instruct", "Preference"):
         return partial(prompt_tokens, tokenizer, find_template(spec.data.template, tokenizer))
     return lambda prompt: tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
 
@@ -185,7 +185,7 @@ def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
     spec = find_run(run).job.spec
-    chat = find_template(spec.data.template, tokenizer).source if spec.task == "Instruct" else None
+    chat = find_template(spec.data.template, tokenizer).source if spec.task in ("Instruct", "Preference") else None
     export_model(model, tokenizer, folder, chat_template=chat)
 
 
@@ -205,9 +205,9 @@ def classify_texts(run: Path | str, texts: Sequence[str]) -> list[dict[str, floa
         raise WindlassError("ConfigInvalid", f"{run} is no classifier; its job's task is not Classify")
     found = []
     for text in texts:
-        (inputs, labels, _), _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
+        example, _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
         with torch.no_grad():
-            scores = model(torch.from_numpy(inputs)[None])
-        _, [likely] = probabilities(scores, torch.from_numpy(labels)[None])
+            scores = model(torch.from_numpy(example.inputs)[None])
+        _, [likely] = probabilities(scores, torch.from_numpy(example.labels)[None])
         found.append(dict(zip(model.labels, likely, strict=True)))
     return found

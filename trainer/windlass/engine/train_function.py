@@ -24,13 +24,14 @@ from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts
 from windlass.models.build import build_model
 from windlass.planning.peaks import peak_flops
-from windlass.spec.job import LLMTrainingJob
+from windlass.spec.job import LLMTrainingJob, PreferenceLoss
 from windlass.storage import Storage
 from windlass.tasks.classify import label_loss
 from windlass.training.commits import CommitLog
 from windlass.training.loop import Outcome, TrainingRun, train
 from windlass.training.measure import Measurement, Samples, Validation
 from windlass.training.measure_labels import LabelMeasurement
+from windlass.training.measure_preferences import PreferenceMeasurement
 from windlass.training.optimizer import build_optimizer
 from windlass.training.parallel import parallelise, settle_buckets, unwrapped
 from windlass.training.ranks import Ranks, join_ranks, single_process
@@ -95,8 +96,6 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     job, plan, run = settings.job, settings.plan, RunFolder(settings.folder)
     spec = job.spec
     tokenizer = load_tokenizer(settings.tokenizer)
-    batches = rank_batches(settings, ranks, tokenizer)
-
     with torch.device("meta"):
         decoder = build_model(settings.config, spec.model)
     if plan.strategy in {"Single", "DDP"}:
@@ -109,6 +108,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
 
     give = partial(give_weights, unwrapped(model), settings.base, spec.training.seed)
     give(trained=False)  # no checkpoint holds them
+    batches = rank_batches(settings, ranks, tokenizer, model, partial(give, trained=True))
 
     device_name = torch.cuda.get_device_name() if ranks.device.type == "cuda" else platform.processor()
     if ranks.first:
@@ -162,6 +162,18 @@ def _measurements(
         "strategy": settings.plan.strategy,
         "precision": settings.plan.precision,
     }
+    samples = Samples(
+        prompts=spec.evaluation.prompts,
+        tokens=spec.evaluation.sample_tokens,
+        total_steps=total_steps,
+        tokenizer=tokenizer,
+        seed=spec.training.seed,
+        encode=prompt_encoder(spec, tokenizer),
+    )
+    if spec.task == "Preference":
+        beta = (spec.training.preference or PreferenceLoss()).beta
+        pairs = PreferenceMeasurement(batches=batches.splits["validation"], beta=beta, every_steps=every_steps, **how)
+        return [pairs, samples]
     measurements: list[Measurement] = [
         Validation(
             batches=batches.splits["validation"],
@@ -177,14 +189,6 @@ def _measurements(
             LabelMeasurement(split=split, batches=found, labels=labels, every_steps=often[split], **how)
             for split, found in batches.splits.items()
         ]
-    samples = Samples(
-        prompts=spec.evaluation.prompts,
-        tokens=spec.evaluation.sample_tokens,
-        total_steps=total_steps,
-        tokenizer=tokenizer,
-        seed=spec.training.seed,
-        encode=prompt_encoder(spec, tokenizer),
-    )
     return [*measurements, samples]
 
 

@@ -45,6 +45,7 @@ def write_report(folder: Path) -> Path:
     baseline = (result.get("baseline") or {}).get("validation_loss")
     sections = (
         *_classification(result),
+        ("Pairs of answers, validation split", _preference(result)),
         ("Plan", _plan(events)),
         ("Environment", _facts(result)),
     )
@@ -159,6 +160,22 @@ def _classification(result: dict[str, Any]) -> Iterator[tuple[str, list[tuple[st
             taken = ", ".join(f"{count} as {other}" for other, count in zip(names, counts, strict=True))
             rows.append((name, f"{taken}; precision {label['precision']:.3f}, recall {label['recall']:.3f}"))
         yield f"Labels of {found['texts']:,} texts, {split} split", rows
+
+
+def _preference(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much better the chosen answers are to the model than before training: names with sentences."""
+    found = result.get("preference")
+    if not found:
+        return []
+    share = f"{found['rewards/accuracies']:.1%} of {found['pairs']:,} pairs"
+    return [
+        ("Accuracy", f"the chosen answer has the higher reward in {share}"),
+        (
+            "Margin",
+            f"{found['rewards/margins']:.3f} nats: {found['rewards/chosen']:.3f} of chosen answers less "
+            f"{found['rewards/rejected']:.3f} of rejected ones",
+        ),
+    ]
 
 
 def _samples(history: History, total_steps: int | None) -> list[tuple[str, list[tuple[str, str]]]]:

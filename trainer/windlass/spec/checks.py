@@ -45,7 +45,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     """What the spec allows and this version can't run yet."""
     spec = job.spec
     asked = {
-        "spec.task": spec.task == "Preference",
         "spec.model.custom": spec.model.custom is not None,
         "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
@@ -202,8 +201,8 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.model.head", "task Classify needs it: the labels", about=about)
     if spec.task != "Classify" and spec.model.head is not None:
         yield Problem("spec.model.head", f"only with task Classify; this is {spec.task}", about=about)
-    if spec.task != "Instruct" and spec.data.template is not None:
-        yield Problem("spec.data.template", f"only with task Instruct; this is {spec.task}", about=about)
+    if spec.task not in ("Instruct", "Preference") and spec.data.template is not None:
+        yield Problem("spec.data.template", f"only with task Instruct or Preference; this is {spec.task}", about=about)
     if spec.task != "Preference" and spec.training.preference is not None:
         yield Problem("spec.training.preference", f"only with task Preference; this is {spec.task}", about=about)
     if (spec.task in EXAMPLES) != (spec.data.examples is not None):

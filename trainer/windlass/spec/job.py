@@ -325,13 +325,19 @@ class ExampleSource(RawData):
     """With task Instruct: key of a list of messages with `role` (system, user, assistant) and `content`. A record that
     has none has a prompt and its answer."""
     prompt_field: Annotated[str, Field(min_length=1)] = "prompt"
-    """With task Instruct: column or key that holds the prompt; several in a text with their names in braces."""
+    """With task Instruct or Preference: column or key that holds the prompt; several in a text with their names in
+    braces."""
     answer_field: Annotated[str, Field(min_length=1)] = "completion"
     """With task Instruct: column or key that holds the answer."""
+    chosen_field: Annotated[str, Field(min_length=1)] = "chosen"
+    """With task Preference: column or key that holds the better answer, or a list of messages that ends with it, as of
+    messagesField; such a record needs no prompt."""
+    rejected_field: Annotated[str, Field(min_length=1)] = "rejected"
+    """With task Preference: the same of the worse answer."""
 
 
 class Examples(SpecModel):
-    """Examples of a task that has some: labelled texts, conversations."""
+    """Examples of a task that has some: labelled texts, conversations, pairs of answers."""
 
     sources: Annotated[list[ExampleSource], Field(min_length=1, max_length=1000)]
     """What to read."""
@@ -355,7 +361,7 @@ class Data(SpecModel):
     validation: Annotated[list[CorpusSource], Field(max_length=1000)] = []
     """Corpora to measure on; default: the validation split of those in `train`."""
     examples: Examples | None = None
-    """With task Classify: labelled texts; with Instruct: conversations."""
+    """With task Classify: labelled texts; with Instruct: conversations; with Preference: pairs of answers."""
     packing: bool = True
     """Documents share a sequence; false: one document each, cut where it is longer and padded where it is shorter."""
     document_mask: bool = False
@@ -365,8 +371,8 @@ class Data(SpecModel):
     stride: Annotated[int, Field(ge=1)] | None = None
     """Tokens from the start of a sequence to that of the next in the corpus; default: sequenceLength. Needs packing."""
     template: str | None = None
-    """With task Instruct: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string as of transformers' chat templates;
-    default: Tokenizer, its own."""
+    """With task Instruct or Preference: Alpaca, ChatML, Llama3, Tokenizer, or a Jinja string as of transformers' chat
+    templates; default: Tokenizer, its own."""
     loss_on: Literal["Answers", "Everything"] = "Answers"
     """With task Instruct: which tokens count in the loss."""
 

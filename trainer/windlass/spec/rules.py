@@ -94,7 +94,7 @@ def _spec_rules() -> list[Rule]:
             "data.examples holds what all tasks but Pretrain learn from: it is needed there, and goes with no Pretrain",
             ".data.examples",
         ),
-        _needs(".data.template", "self.task == 'Instruct'", "goes with task Instruct only"),
+        _needs(".data.template", "self.task in ['Instruct', 'Preference']", "goes with tasks Instruct and Preference"),
         _needs(".training.preference", "self.task == 'Preference'", "goes with task Preference only"),
         Rule(
             divides.format("replicas"),

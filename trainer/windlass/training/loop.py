@@ -215,10 +215,10 @@ def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: 
     """
     total = torch.zeros((), device=run.ranks.device)
     for index, batch in enumerate(micro_batches):
-        inputs, labels, documents = to_device(batch, run.ranks.device)
+        inputs, documents, targets = to_device(batch, run.ranks.device)
         with accumulate(run.model, last=index == len(micro_batches) - 1):
             with autocast(run.strategy, run.precision, run.ranks.device):
-                loss = run.model(inputs, documents=documents, head=partial(run.loss, labels=labels))
+                loss = run.model(inputs, documents=documents, head=partial(run.loss, **targets))
             (loss * factor).backward()
         total += loss.detach()
     return total

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,21 +67,12 @@ class Validation:
         start = time.perf_counter()
         model.eval()
         loss = tokens = 0.0
-        batches = self.batches()
-        spare = NO_TOKENS
-        while True:
-            batch = next(batches, None)
-            [left] = self.ranks.sum(batch is not None)
-            if not left:
-                break
-            # A rank that is through goes on calling the model, since sharded layers are gathered by all ranks together.
-            spare = batch or spare
-            inputs, labels, documents = to_device(spare, self.ranks.device)
+        for batch in in_step(self.batches(), self.ranks):
+            inputs, documents, targets = to_device(batch, self.ranks.device)
             with autocast(self.strategy, self.precision, self.ranks.device):
-                batch_loss = unwrapped(model)(inputs, documents=documents, head=partial(self.loss, labels=labels))
-            if batch is not None:
-                loss += batch_loss.item()
-                tokens += count_labels([batch])
+                batch_loss = unwrapped(model)(inputs, documents=documents, head=partial(self.loss, **targets))
+            loss += batch_loss.item()
+            tokens += count_labels([batch])
         model.train()
         loss, tokens = self.ranks.sum(loss, tokens)
         seconds = time.perf_counter() - start
@@ -121,8 +112,18 @@ class Samples:
         model.train()
 
 
-def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Inputs, labels and document numbers, each [batch, sequence]."""
+def in_step(batches: Iterator[Batch], ranks: Ranks) -> Iterator[Batch]:
+    """This rank's batches, and NO_TOKENS while other ranks have some: sharded layers are gathered by all together."""
+    while True:
+        batch = next(batches, None)
+        [left] = ranks.sum(batch is not None)
+        if not left:
+            return
+        yield batch or NO_TOKENS
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
+    """Inputs and document numbers, each [batch, sequence], and what a loss takes: labels, and references of pairs."""
 
     def move(array: torch.Tensor) -> torch.Tensor:
         if device.type == "cuda":
@@ -131,12 +132,17 @@ def to_device(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.T
         return array.to(device)
 
     documents = None if batch.documents is None else move(torch.from_numpy(batch.documents))
-    return move(torch.from_numpy(batch.inputs)), move(torch.from_numpy(batch.labels)), documents
+    targets = {"labels": move(torch.from_numpy(batch.labels))}
+    if batch.reference is not None:
+        targets["reference"] = move(torch.from_numpy(batch.reference))
+    return move(torch.from_numpy(batch.inputs)), documents, targets
 
 
 def count_labels(batches: Sequence[Batch]) -> int:
-    """Tokens that count in the loss."""
-    return sum(int((batch.labels >= 0).sum()) for batch in batches)
+    """What the loss is a mean of: tokens that count in it, or pairs."""
+    return sum(
+        int((batch.labels >= 0).sum()) if batch.reference is None else len(batch.reference) // 2 for batch in batches
+    )
 
 
 def count_tokens(batches: Sequence[Batch]) -> int:

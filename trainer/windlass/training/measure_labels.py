@@ -9,7 +9,7 @@ from torch import nn
 from windlass.data.stream import Batch
 from windlass.planning.choices import Strategy
 from windlass.tasks.classify import measure, probabilities
-from windlass.training.measure import NO_TOKENS, to_device
+from windlass.training.measure import in_step, to_device
 from windlass.training.parallel import autocast, unwrapped
 from windlass.training.ranks import Ranks
 from windlass.training.recorder import Record
@@ -39,17 +39,11 @@ class LabelMeasurement:
         model.eval()
         truth: list[int] = []
         found: list[list[float]] = []
-        batches = self.batches()
-        while True:
-            batch = next(batches, None)
-            [left] = self.ranks.sum(batch is not None)
-            if not left:
-                break
-            # A rank that is through goes on calling the model, since sharded layers are gathered by all together.
-            inputs, labels, _ = to_device(batch or NO_TOKENS, self.ranks.device)
+        for batch in in_step(self.batches(), self.ranks):
+            inputs, _, targets = to_device(batch, self.ranks.device)
             with autocast(self.strategy, self.precision, self.ranks.device):
                 scores = unwrapped(model)(inputs)
-            some_truth, some_found = probabilities(scores, labels)
+            some_truth, some_found = probabilities(scores, targets["labels"])
             truth += some_truth
             found += some_found
         model.train()
