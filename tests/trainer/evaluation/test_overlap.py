@@ -42,6 +42,8 @@ def test_items_are_found_by_thirteen_words_or_all_of_fewer(tmp_path: Path) -> No
     found = find_overlap(ITEMS, str(corpus))
     assert found.found == {("a", 0): [f"{corpus}:1"], ("a", 1): [f"{corpus}:3"]}
     assert (found.documents, found.known, found.too_short) == (3, 3, 1)
+    corpus.write_text(corpus.read_text().replace('"text"', '"question"'))
+    assert find_overlap(ITEMS, str(corpus), "{question}").found == found.found
 
 
 def test_a_phrase_in_more_than_ten_documents_is_no_evidence(tmp_path: Path) -> None:

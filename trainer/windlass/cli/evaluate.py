@@ -31,7 +31,8 @@ def show_evaluation(
     folder = out or next((path for path in (Path(place), Path("runs") / place) if path.is_dir()), Path(place))
     fields = {} if text_field is None else {"textField": text_field}
     sources = [RawData.model_validate({"uri": text} | fields) for text in texts]
-    found = evaluate(place, Request(suites=suites, texts=sources, **settings), folder, tokenizer)
+    request = Request(suites=suites, texts=sources, text_field=text_field or "text", **settings)
+    found = evaluate(place, request, folder, tokenizer)
     files = [FILE, CARD]
     if (folder / "job.yaml").exists():
         from windlass.evaluation.report import write_report  # its charts take most of a second to import

@@ -35,6 +35,8 @@ class Request:
     few_shot: int | None = None
     decontaminate: Sequence[str] = ()
     """Corpora or raw sources in which the suites' items are looked for."""
+    text_field: str = "text"
+    """Of those raw sources."""
     memorisation: Sequence[str] = ()
     """Prepared corpora, of which the model continues passages."""
     passages: int = 100
@@ -81,7 +83,8 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
         from windlass.evaluation.harness import DecoderLM
         from windlass.evaluation.suites import run_benchmarks
 
-        overlaps = [find_overlap(benchmarks.items(request.limit), corpus) for corpus in request.decontaminate]
+        items = benchmarks.items(request.limit) if request.decontaminate else {}
+        overlaps = [find_overlap(items, corpus, request.text_field) for corpus in request.decontaminate]
         known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
         subject = _load(place, tokenizer)
         lm = DecoderLM(subject.model, subject.tokenizer, request.batch_size)

@@ -34,8 +34,8 @@ class Overlap:
     """Item -> the first of the documents that it is in."""
 
 
-def find_overlap(items: Mapping[Item, str], corpus: str) -> Overlap:
-    """Look for items in the training split of a prepared corpus, or in raw sources.
+def find_overlap(items: Mapping[Item, str], corpus: str, text_field: str = "text") -> Overlap:
+    """Look for items in the training split of a prepared corpus, or in raw sources, whose texts are in `text_field`.
 
     N-grams in more than `COMMON` documents do not count. Raises WindlassError as `list_files`, `documents` and
     `Corpus.open`.
@@ -43,7 +43,7 @@ def find_overlap(items: Mapping[Item, str], corpus: str) -> Overlap:
     known = index_items(((str(number), text) for number, text in enumerate(items.values())), NGRAM)
     hits: dict[tuple[int, int], list[str]] = {}
     count = 0
-    for name, text in training_documents(corpus):
+    for name, text in training_documents(corpus, text_field):
         count += 1
         for gram in known.hits(word_hashes(text)):
             hits.setdefault(gram, []).append(name)
@@ -62,10 +62,10 @@ def find_overlap(items: Mapping[Item, str], corpus: str) -> Overlap:
     )
 
 
-def training_documents(uri: str) -> Iterator[tuple[str, str]]:
+def training_documents(uri: str, text_field: str = "text") -> Iterator[tuple[str, str]]:
     """Yield name and text of each document of a prepared corpus's training split, or of files and folders."""
     if not Storage(uri).exists(MANIFEST):
-        source = RawData(uri=uri)
+        source = RawData.model_validate({"uri": uri, "textField": text_field})
         for file in list_files(source):
             yield from ((document.name, document.text or "") for document in documents(source, file))
         return
