@@ -30,7 +30,7 @@ quickstart: $(VENV)/train
 	@$(BIN)/windlass run $(JOB)
 
 test: $(VENV)/dev
-	@$(BIN)/python -m pytest tests --ignore=tests/e2e -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests --ignore=tests/e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 e2e: $(VENV)/dev
 	@$(BIN)/python -m pytest tests/e2e -rP --durations=12
