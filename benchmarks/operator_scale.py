@@ -235,9 +235,9 @@ def control(count: int) -> float:
         ready = Watcher(
             "/api/v1/namespaces/{namespace}/pods",
             space,
-            lambda item: (
-                {"type": "Ready", "status": "True"}.items()
-                <= next((c for c in item["status"].get("conditions", []) if c["type"] == "Ready"), {}).items()
+            lambda item: any(
+                (condition["type"], condition["status"]) == ("Ready", "True")
+                for condition in item["status"].get("conditions", [])
             ),
         )
         start = time.monotonic()

@@ -8,11 +8,10 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-import torch
+from tests.trainer.random_models import random_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from windlass.data.tokenizers import load_tokenizer
-from windlass.models.decoder import Decoder
 from windlass.models.huggingface import export_model
 from windlass.spec.presets import PRESETS, ModelConfig
 
@@ -96,16 +95,6 @@ def write_suites(folder: Path, subjects: Iterable[str] = ()) -> Path:
         write(f"mmlu/{subject}/dev.jsonl", mmlu, 5)
         write(f"mmlu/{subject}/test.jsonl", mmlu, 3)
     return folder
-
-
-def random_model(config: ModelConfig) -> Decoder:
-    """A random model with opinions: greedy decoding has no ties to break."""
-    model, generator = Decoder(config).eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "norm.weight" in name else 0.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + mean)
-    return model
 
 
 def write_model(folder: Path, config: ModelConfig, tokenizer: str = "bytes") -> Path:

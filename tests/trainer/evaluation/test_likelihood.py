@@ -1,6 +1,7 @@
 import pytest
 import torch
-from tests.trainer.evaluation.suite_data import GPT2, LLAMA, random_model
+from tests.trainer.evaluation.suite_data import GPT2, LLAMA
+from tests.trainer.random_models import random_model
 
 from windlass.evaluation.likelihood import pieces, score
 from windlass.models.decoder import Decoder

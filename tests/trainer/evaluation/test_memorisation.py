@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.trainer.evaluation.suite_data import GPT2, LLAMA, random_model
+from tests.trainer.evaluation.suite_data import GPT2, LLAMA
+from tests.trainer.random_models import random_model
 
 from windlass.data.corpus import Corpus
 from windlass.data.prepare import prepare

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.trainer.evaluation.suite_data import GPT2, random_model
+from tests.trainer.evaluation.suite_data import GPT2
+from tests.trainer.random_models import random_model
 from torch.nn import functional as F
 
 from windlass.data.tokenizers import load_tokenizer

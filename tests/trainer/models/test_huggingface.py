@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tests.trainer.random_models import random_model
 
 from windlass.data.tokenizers import load_tokenizer
 from windlass.errors import WindlassError
@@ -64,16 +65,6 @@ MODELS = {
     ),
 }
 FAMILIES = ["gpt2", "llama-3.1", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma", "gemma2", "gemma3"]
-
-
-def random_model(config: ModelConfig) -> Decoder:
-    """Every parameter at random, biases and norms as well, so that none can be mistaken for another."""
-    model, generator = Decoder(config).eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "norm.weight" in name else 0.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2 + mean)
-    return model
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

@@ -27,7 +27,7 @@ from windlass.spec.presets import ModelConfig, tokenizer_name
 from windlass.storage import Storage, shown
 from windlass.tasks.classify import encode, probabilities
 from windlass.tasks.instruct import prompt_tokens
-from windlass.tasks.templates import find_template
+from windlass.tasks.templates import Template, find_template
 from windlass.training.checkpoint import load_model_state
 from windlass.training.commits import Commit, CommitLog
 
@@ -137,9 +137,14 @@ def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
 
 def prompt_encoder(spec: JobSpec, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     """What a model of this job continues: a prompt's tokens; of one that follows instructions, in its template."""
-    if spec.task in ("Instruct", "Preference"):
-        return partial(prompt_tokens, tokenizer, find_template(spec.data.template, tokenizer))
+    if template := _template(spec, tokenizer):
+        return partial(prompt_tokens, tokenizer, template)
     return lambda prompt: tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
+
+
+def _template(spec: JobSpec, tokenizer: Tokenizer) -> Template | None:
+    """The template of a model that follows instructions; other tasks have none."""
+    return find_template(spec.data.template, tokenizer) if spec.task in ("Instruct", "Preference") else None
 
 
 def generate_text(
@@ -184,9 +189,8 @@ def generate_text(
 def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
-    spec = find_run(run).job.spec
-    chat = find_template(spec.data.template, tokenizer).source if spec.task in ("Instruct", "Preference") else None
-    export_model(model, tokenizer, folder, chat_template=chat)
+    template = _template(find_run(run).job.spec, tokenizer)
+    export_model(model, tokenizer, folder, chat_template=template.source if template else None)
 
 
 def export_run_adapter(run: Path | str, folder: Path) -> None:
