@@ -5,11 +5,15 @@
     python benchmarks/preparation.py duplicates --mb 30 --peers peers/bin/python
     python benchmarks/preparation.py growth --mb 100 300 1000             # every step; time and memory
     python benchmarks/preparation.py growth --mb 10000 --tokenizing-only
+    python benchmarks/preparation.py planted                              # 1,000 exact and 1,000 near copies, found?
 
 The text is source code of this Python's packages, shuffled by runs of lines into documents of about 4 KB, of which 2 %
 are copies and 2 % copies with a line changed: as many bytes as asked for, always the same. All sides get the same
 files and as many processes. Clocks start after the imports and include the writing of results: shards here, Arrow
 files for datasets.map, nothing for encode_batch. Peers' words are split at white space, which is their fastest way.
+
+`planted` takes all modules of this Python and its packages, and compares what deduplication removes with the
+similarity of every module to every other, counted without MinHash.
 """
 
 import argparse
@@ -31,7 +35,7 @@ WORKERS = 2
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=["tokenizing", "duplicates", "growth", "peer"])
+    options.add_argument("what", choices=["tokenizing", "duplicates", "growth", "planted", "peer"])
     options.add_argument("--mb", type=int, nargs="+", default=[30], help="millions of bytes of text")
     options.add_argument("--rounds", type=int, default=3, help="turns of each side, alternated; the best counts")
     options.add_argument("--tokenizer", default="r50k_base")
@@ -46,6 +50,9 @@ def main() -> None:
         folder = Path(name)
         if chosen.what == "growth":
             growth(folder, chosen.mb, chosen.tokenizer, chosen.tokenizing_only)
+            return
+        if chosen.what == "planted":
+            planted(folder)
             return
         write_text(folder / "raw", chosen.mb[0] * 10**6)
         if chosen.what == "tokenizing":
@@ -125,8 +132,9 @@ def duplicates(folder: Path, python: str, rounds: int) -> None:
 
 
 def growth(folder: Path, sizes: list[int], tokenizer: str, tokenizing_only: bool) -> None:
-    """Print time and memory of the whole preparation at each size."""
-    print(f"{'MB':>6} {'seconds':>8} {'MB/s':>6} {'parent MB':>10} {'process MB':>11} {'removed':>8}")
+    """Print time and memory of the whole preparation at each size; CPU seconds hardly tell of a busy machine."""
+    heads = f"{'MB':>6} {'seconds':>8} {'MB/s':>6} {'CPU s':>7} {'MB/CPU s':>9}"
+    print(f"{heads} {'parent MB':>10} {'process MB':>11} {'removed':>8}", flush=True)
     settings = (
         {}
         if tokenizing_only
@@ -139,8 +147,85 @@ def growth(folder: Path, sizes: list[int], tokenizer: str, tokenizing_only: bool
         write_text(folder / str(size) / "raw", size * 10**6)
         program = "import sys; sys.path.insert(0, sys.argv[1]); import preparation; preparation.one_size(*sys.argv[2:])"
         arguments = [str(Path(__file__).parent), str(folder / str(size)), tokenizer, json.dumps(settings)]
-        seconds, parent, child, removed = last_line([sys.executable, "-c", program, *arguments])
-        print(f"{size:>6} {seconds:>8.1f} {size / seconds:>6.1f} {parent:>10.0f} {child:>11.0f} {removed:>8}")
+        seconds, cpu, parent, child, removed = last_line([sys.executable, "-c", program, *arguments])
+        speeds = f"{size:>6} {seconds:>8.1f} {size / seconds:>6.1f} {cpu:>7.1f} {size / cpu:>9.2f}"
+        print(f"{speeds} {parent:>10.0f} {child:>11.0f} {removed:>8}", flush=True)
+
+
+def planted(folder: Path, copies: int = 1000) -> None:
+    """Print how many planted duplicates are found in this Python's code, and how many documents are taken for one."""
+    import numpy as np
+    import xxhash
+
+    from windlass.data.deduplication.minhash import bands_of
+    from windlass.data.deduplication.ngrams import ngram_hashes, word_hashes
+
+    chance = random.Random(1)
+    code = list(dict.fromkeys(text for text in map(read_code, code_files()) if len(text.split()) > 50))
+    exact = [text.replace("\n", "\r\n") for text in chance.sample(code, copies)]
+    near_of = chance.sample([number for number, text in enumerate(code) if len(text.split()) > 1000], copies)
+    near = []
+    for number in near_of:
+        lines = code[number].splitlines()
+        lines[len(lines) // 2] = "changed = True  # one line in the middle"
+        near.append("\n".join([*lines, "# and one at the end"]))
+    (folder / "raw").mkdir()
+    for name, texts in (("a", code), ("b", exact), ("c", near)):
+        rows = (json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / "raw" / f"{name}.jsonl").write_text("".join(rows))
+
+    began = time.perf_counter()
+    corpus = prepared(folder, "bytes", {"deduplicate": {"near": {}}})
+    seconds = time.perf_counter() - began
+    kept = set()
+    for name in corpus.manifest.splits:
+        split = corpus.split(name)
+        ends = split.document_ends().astype(int)
+        tokens = split.read(0, split.tokens).astype(np.uint8)
+        starts = [0, *ends[:-1]]
+        kept |= {xxhash.xxh3_64_intdigest(tokens[a : b - 1].tobytes()) for a, b in zip(starts, ends, strict=True)}
+
+    def is_kept(text: str) -> bool:
+        return xxhash.xxh3_64_intdigest(text.encode()) in kept
+
+    size = sum(map(len, code)) / 1e6
+    print(f"{len(code)} modules, {size:.0f} MB, {copies} exact and {copies} near copies: {seconds:.0f} s")
+    print(f"exact copies found: {sum(not is_kept(text) for text in exact)} of {copies}")
+    found = sum(not (is_kept(text) and is_kept(code[number])) for text, number in zip(near, near_of, strict=True))
+    print(f"near copies found:  {found} of {copies}")
+
+    # The similarity of each module to those before it, through the lists of the documents that have an n-gram.
+    grams = [np.unique(ngram_hashes(word_hashes(text), 5)) for text in code]
+    counts = np.array([len(each) for each in grams])
+    owners = np.repeat(np.arange(len(code), dtype=np.int32), counts)
+    everything = np.concatenate(grams)
+    order = np.argsort(everything, kind="stable")
+    everything, owners = everything[order], owners[order]
+    bands = bands_of(128, 0.7)
+    below, expected, similar = [], 0.0, 0
+    for number, each in enumerate(grams):
+        first, last = np.searchsorted(everything, each), np.searchsorted(everything, each, "right")
+        places = np.repeat(last - np.cumsum(last - first), last - first) + np.arange((last - first).sum())
+        shared = np.bincount(owners[places], minlength=len(code))
+        shared[number] = 0
+        similarities = shared / (counts + counts[number] - shared)
+        if similarities.max() < 0.7:
+            expected += 1 - float(np.prod(1 - bands.probability(similarities[:number])))
+            below += [similarities.max()] if not is_kept(code[number]) else []
+        else:
+            similar += not is_kept(code[number])
+    print(f"modules removed besides, at least 0.7 similar to another: {similar}")
+    print(f"modules removed besides, less similar: {len(below)}, by the error of {bands} {expected:.0f} are expected")
+    print(f"the least similar of them: {min(below, default=1.0):.2f}")
+
+
+def code_files() -> list[Path]:
+    """All modules of this Python and its packages."""
+    return sorted(path for place in sys.path if "python3" in place for path in Path(place).rglob("*.py"))
+
+
+def read_code(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def last_line(command: list[str]) -> Any:
@@ -156,9 +241,11 @@ def one_size(folder: str, tokenizer: str, settings: str) -> None:
     began = time.perf_counter()
     corpus = prepared(Path(folder), tokenizer, json.loads(settings))
     seconds = time.perf_counter() - began
-    peaks = [resource.getrusage(who).ru_maxrss / 1e3 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(each.ru_utime + each.ru_stime for each in used)
+    peaks = [each.ru_maxrss / 1e3 for each in used]
     kept = sum(split.documents for split in corpus.manifest.splits.values())
-    print(json.dumps([seconds, *peaks, corpus.manifest.preparation.documents - kept]))
+    print(json.dumps([seconds, cpu, *peaks, corpus.manifest.preparation.documents - kept]))
 
 
 def prepared(folder: Path, tokenizer: str, settings: dict[str, Any] | None = None) -> Any:
@@ -265,7 +352,7 @@ def write_text(folder: Path, size: int) -> None:
 
 def make_documents(size: int) -> Iterator[str]:
     chance = random.Random(1)
-    files = sorted(path for place in sys.path if "python3" in place for path in Path(place).rglob("*.py"))[:4000]
+    files = code_files()[:4000]
     lines = [line for path in files for line in path.read_text(errors="replace").splitlines() if line.strip()]
     recent: list[str] = []
     while True:

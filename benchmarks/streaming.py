@@ -350,6 +350,9 @@ class MosaicML(Peer):
 
     def __init__(self, request: Json) -> None:
         super().__init__(request)
+        # It imports torchvision for its image data sets. Beside a CPU build of PyTorch, PyPI's torchvision, built for
+        # CUDA, lacks the operators that it describes; tokens need none of them.
+        self.torch.library.register_fake = lambda *_, **__: lambda function: function
         import streaming
 
         self.streaming = streaming
@@ -404,7 +407,9 @@ class LitData(Peer):
     def __init__(self, request: Json) -> None:
         super().__init__(request)
         import litdata
+        from litdata.streaming import downloader
 
+        downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # it has no setting for a server without TLS
         self.litdata = litdata
 
     def write(self) -> None:
@@ -427,6 +432,7 @@ class LitData(Peer):
             seed=SEED,
             drop_last=True,
             storage_options={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
+            force_override_state_dict=True,  # the state was taken beside another cache
         )
         loader = self.litdata.StreamingDataLoader(
             dataset, batch_size=BATCH // world, num_workers=self.request["workers"]

@@ -6,6 +6,7 @@ whose errors `windlass.storage` knows.
 """
 
 import asyncio
+import atexit
 import logging
 import os
 import sys
@@ -30,6 +31,8 @@ _FIRST_HEDGE = 2.0  # seconds, before enough parts have been timed
 _HEDGES = 0.05  # of all parts at most, so that a store that is slow for everybody does not get twice the load
 _FAILURES = 3  # of obstore in a row, where fsspec succeeds, after which it is given up
 _CREDENTIALS_FOR = timedelta(minutes=15)
+_LAST_READS = 1.0  # seconds that they may take when the process ends
+_AFTER_ANSWERS = 0.02  # seconds until obstore's threads have let go of an answer that is there
 
 _log = logging.getLogger(__name__)
 
@@ -103,10 +106,34 @@ async def _read(
     counts: ReadCounts,
     part: int = PART,
 ) -> bytes:
-    if start is None or end is None or end - start <= part:
-        return bytes(await _hedged(partial(cat, start, end), counts))
-    asked = [partial(cat, at, min(at + part, end)) for at in range(start, end, part)]
-    return b"".join(await asyncio.gather(*(_hedged(ask, counts) for ask in asked)))
+    task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # there is one in a coroutine
+    _under_way.add(task)
+    try:
+        if start is None or end is None or end - start <= part:
+            return bytes(await _hedged(partial(cat, start, end), counts))
+        asked = [partial(cat, at, min(at + part, end)) for at in range(start, end, part)]
+        return b"".join(await asyncio.gather(*(_hedged(ask, counts) for ask in asked)))
+    finally:
+        _under_way.discard(task)
+
+
+_under_way: set[asyncio.Task[Any]] = set()
+
+
+@atexit.register
+def _end_reads() -> None:
+    """Let reads end before the interpreter does: a thread of obstore that is in Python then aborts the process."""
+    if _under_way:
+        sync(get_loop(), _ended)
+    if _has_threads:
+        time.sleep(_AFTER_ANSWERS)
+
+
+async def _ended() -> None:
+    reads = list(_under_way)
+    for task in (await asyncio.wait(reads, timeout=_LAST_READS))[1] if reads else ():
+        task.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
 
 
 class _Obstore:
@@ -226,6 +253,7 @@ _has_threads = _lost_threads = False
 def _forked() -> None:
     global _lost_threads
     _lost_threads = _has_threads  # obstore's do not survive a fork
+    _under_way.clear()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -1,4 +1,4 @@
-"""Whatever an iterator makes, made ahead by a background thread, a bounded number at a time."""
+"""Background threads that end before the interpreter does, and iterators whose items one of them makes ahead."""
 
 import atexit
 import queue
@@ -6,11 +6,24 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _running: "weakref.WeakSet[Ahead[Any]]" = weakref.WeakSet()
+_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+_LAST_SECONDS = 2.0
+"""How long the end of the process waits for threads."""
+ending = threading.Event()
+"""Set once the process ends."""
+
+
+def in_background(target: Callable[..., object], *arguments: Any) -> threading.Thread:
+    """Call a function in a thread of its own; it should return soon once `ending` is set."""
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    _threads.add(thread)
+    return thread
 
 
 class Ahead(Generic[T]):
@@ -27,8 +40,7 @@ class Ahead(Generic[T]):
         self._ready: queue.Queue[list[T] | BaseException] = queue.Queue(maxsize=lists)
         self._items: deque[T] = deque()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._produce, name="data-ahead", daemon=True)
-        self._thread.start()
+        self._thread = in_background(self._produce)
         _running.add(self)
 
     def __next__(self) -> T:
@@ -68,8 +80,10 @@ class Ahead(Generic[T]):
 
 @atexit.register
 def _end_threads() -> None:
-    """Let threads end before the interpreter does: one that it stops inside numpy's sorting aborts the process."""
+    """Wait for threads: one that the interpreter stops inside numpy's sorting, or obstore, aborts the process."""
+    ending.set()
     for ahead in list(_running):
         ahead.close()
-    for ahead in list(_running):
-        ahead._thread.join(timeout=1)
+    deadline = time.monotonic() + _LAST_SECONDS
+    for thread in list(_threads):
+        thread.join(timeout=max(0.0, deadline - time.monotonic()))

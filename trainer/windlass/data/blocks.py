@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from windlass.data.ahead import ending, in_background
 from windlass.data.cache import Bytes, DiskCache, mapped, matches
 from windlass.errors import WindlassError
 from windlass.storage import Storage, shown
@@ -120,11 +121,14 @@ class Blocks:
                 if piece in self._open or piece in self._coming or Piece(piece.number) in self._coming:
                     continue
                 coming = self._coming[piece] = Future()
-            threading.Thread(target=self._prefetch, args=(piece, coming), daemon=True).start()
+            in_background(self._prefetch, piece, coming)
 
     def _prefetch(self, piece: Piece, coming: "Future[Bytes]") -> None:
         with _fetching:
-            self._bring(piece, coming)
+            if not ending.is_set():
+                self._bring(piece, coming)
+                return
+        coming.cancel()
 
     def _remote(self, piece: Piece) -> Bytes:
         with self._lock:
