@@ -29,6 +29,11 @@ EXTRAS = {
 class Commands(TyperGroup):
     """Runs a command, and says in a line or some what went wrong with it."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the first word, or of the first two: `evaluate judge` is one, beside `evaluate RUN`."""
+        two_words = " ".join(args[:2])
+        return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in self.commands else args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a WindlassError, a missing package and Ctrl-C end in exit codes."""
         try:
@@ -262,6 +267,118 @@ def evaluate(
         batch_size=batch_size,
         tokenizer=tokenizer,
         out=out,
+    )
+
+
+Prompts = Annotated[
+    str,
+    typer.Option(help="Questions: .jsonl, .parquet, .csv or .tsv with prompt, or turns.", show_default=False),
+]
+Tokenizer = Annotated[str | None, typer.Option(help="Of folders that have none, as spec.tokenizer.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Of answers: divides the logits; 0 takes the likeliest token.")]
+Seed = Annotated[int, typer.Option(help="Of answers.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first questions.")]
+
+
+@app.command("evaluate judge")
+def evaluate_judge(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="One to grade, or two to compare: a run, a folder in Hugging Face layout, a file of answers.",
+            metavar="RUN|FOLDER|FILE",
+            show_default=False,
+        ),
+    ],
+    prompts: Prompts,
+    judge: Annotated[str, typer.Option(help="The judge's name at its endpoint.", metavar="MODEL", show_default=False)],
+    url: Annotated[
+        str, typer.Option(help="An OpenAI-compatible endpoint: https://api.openai.com/v1.", show_default=False)
+    ],
+    key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable that has the endpoint's key: OPENAI_API_KEY.")
+    ] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Dollars for a million tokens that it reads.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Dollars for a million tokens that it writes.")] = None,
+    judge_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a judgement at most.")] = 1024,
+    parallel: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a judge is paid.")] = False,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    limit: Limit = None,
+    tokenizer: Tokenizer = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of answers, judgements, judge.json and judge.md; by default in judged/.")
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Have a model judge answers: grades of one model's, from 1 to 10, or which of two models' are better.
+
+    Pairs are judged in both orders. What was judged is kept, and not paid again.
+    """
+    from windlass.cli.judge import judge_models
+
+    judge_models(
+        models,
+        prompts,
+        judge,
+        url,
+        key_variable,
+        prices=(price_in, price_out),
+        judge_tokens=judge_tokens,
+        parallel=parallel,
+        yes=yes,
+        sampling=(max_tokens, temperature, seed),
+        limit=limit,
+        tokenizer=tokenizer,
+        out=out,
+        runs=runs,
+    )
+
+
+@app.command("evaluate arena")
+def evaluate_arena(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Two or more: runs, folders in Hugging Face layout, files of answers; none to rate --votes alone.",
+            metavar="RUN|FOLDER|FILE",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Questions: .jsonl, .parquet, .csv or .tsv with prompt, or turns.")
+    ] = None,
+    votes: Annotated[
+        list[Path] | None, typer.Option(help="Earlier votes, that count in the ratings too. Repeatable.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    limit: Limit = None,
+    tokenizer: Tokenizer = None,
+    out: Annotated[Path, typer.Option(help="Folder of answers, votes.jsonl, arena.json and arena.md.")] = Path("arena"),
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Vote on models' answers, blind, on a page of this machine; Elo and Bradley-Terry ratings come of it.
+
+    Ctrl-C ends it; the same command continues where the votes end.
+    """
+    from windlass.cli.arena import run_arena
+
+    run_arena(
+        models or [],
+        prompts,
+        votes or [],
+        port=port,
+        sampling=(max_tokens, temperature, seed),
+        limit=limit,
+        tokenizer=tokenizer,
+        out=out,
+        runs=runs,
     )
 
 

@@ -22,6 +22,8 @@ from windlass.training.commits import Commit, CommitLog
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from windlass.models.decoder import Decoder
+
 HUB = "hf://"
 RUN = "run://"
 CONFIG = "config.json"
@@ -177,13 +179,18 @@ def _from_hub(uri: str) -> tuple[str, Storage]:
 
 def base_weights(base: Base) -> "dict[str, Tensor]":
     """Our name -> weight, in float32 on the CPU. Raises DataNotFound, DataCorrupt."""
+    return base_model(base).state_dict()
+
+
+def base_model(base: Base) -> "Decoder":
+    """In float32 on the CPU, in evaluation mode. Raises DataNotFound, DataCorrupt."""
     from windlass.engine.runs import load_run
     from windlass.models.huggingface import load_model
 
     if base.checkpoint is not None:
-        return load_run(base.place, base.checkpoint)[0].state_dict()
+        return load_run(base.place, base.checkpoint)[0]
     with _local(base.place) as folder:
-        return load_model(folder).state_dict()
+        return load_model(folder)
 
 
 @contextmanager

@@ -137,12 +137,12 @@ def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
 
 def prompt_encoder(spec: JobSpec, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     """What a model of this job continues: a prompt's tokens; of one that follows instructions, in its template."""
-    if template := _template(spec, tokenizer):
+    if template := template_of(spec, tokenizer):
         return partial(prompt_tokens, tokenizer, template)
     return lambda prompt: tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
 
 
-def _template(spec: JobSpec, tokenizer: Tokenizer) -> Template | None:
+def template_of(spec: JobSpec, tokenizer: Tokenizer) -> Template | None:
     """The template of a model that follows instructions; other tasks have none."""
     return find_template(spec.data.template, tokenizer) if spec.task in ("Instruct", "Preference") else None
 
@@ -189,7 +189,7 @@ def generate_text(
 def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
-    template = _template(find_run(run).job.spec, tokenizer)
+    template = template_of(find_run(run).job.spec, tokenizer)
     export_model(model, tokenizer, folder, chat_template=template.source if template else None)
 
 

@@ -51,6 +51,9 @@ REASONS: dict[str, Reason] = {
     "NonFiniteLoss": Reason("User", "The loss became NaN or infinite.", "Lower learningRate or use BF16."),
     "UserError": Reason("User", "The job's own code raised an error.", "See the traceback in logs/."),
     "StorageInUse": Reason("User", "Another run writes there.", "Wait for it, stop it, or use another name.", True),
+    "JudgeUnavailable": Reason(
+        "User", "The model that judges answers was not to be reached for minutes.", "Run again; judgements are kept."
+    ),
     # User, of commands for clusters only.
     "JobNotFound": Reason("User", "The cluster has no job of this name.", "Check name, namespace and context.", True),
     "ClusterUnavailable": Reason(

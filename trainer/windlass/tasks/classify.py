@@ -93,7 +93,7 @@ def _of_label(confusion: NDArray[np.int64], index: int) -> dict[str, float]:
     }
 
 
-def wilson(hits: int, trials: int, z: float = 1.96) -> list[float]:
+def wilson(hits: float, trials: int, z: float = 1.96) -> list[float]:
     """The interval in which a share lies with 95 % confidence (Wilson 1927)."""
     share, square = hits / trials, z * z / trials
     middle = (share + square / 2) / (1 + square)

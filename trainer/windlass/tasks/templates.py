@@ -108,17 +108,23 @@ def find_template(asked: str | None, tokenizer: Tokenizer) -> Template:
         return Template(BUILT_IN[asked], tokenizer)
     if asked not in (None, "Tokenizer"):
         return Template(asked, tokenizer)
-    files = getattr(tokenizer, "files", {})
-    source = files.get("chat_template.jinja", b"").decode() or _config(tokenizer).get("chat_template")
-    if isinstance(source, list):  # several, by name
-        source = {one["name"]: one["template"] for one in source}.get("default")
-    if not source:
+    own = own_template(tokenizer)
+    if own is None:
         raise WindlassError(
             "ConfigInvalid",
             f"spec.data.template: tokenizer {tokenizer.name} has none of its own; name {', '.join(BUILT_IN)}, or "
             "give a Jinja string",
         )
-    return Template(source, tokenizer)
+    return own
+
+
+def own_template(tokenizer: Tokenizer) -> Template | None:
+    """The template that a tokenizer's files have; None where they have none."""
+    files = getattr(tokenizer, "files", {})
+    source = files.get("chat_template.jinja", b"").decode() or _config(tokenizer).get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = {one["name"]: one["template"] for one in source}.get("default")
+    return Template(source, tokenizer) if source else None
 
 
 def _config(tokenizer: Tokenizer) -> dict[str, Any]:
