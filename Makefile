@@ -1,4 +1,5 @@
 # make quickstart   set up .venv and watch a small model learn
+# make stages       pretrain, instruct, evaluate and ask a small model, and explain it on a page
 # make test         set up .venv and run the tests
 # make help         the rest
 
@@ -11,11 +12,12 @@ CRD := manifests/crd/llmtrainingjobs.windlass.dev.yaml
 SOURCES := trainer operator tests benchmarks docs
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help quickstart test e2e lint format generate docs lock clean FORCE
+.PHONY: help quickstart stages test e2e lint format generate docs lock clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make quickstart   set up .venv and watch a small model learn (JOB=FILE for another job)'
+	@echo 'make stages       a small model learns in stages: text, then answers; then it is measured and asked'
 	@echo 'make test         set up .venv and run the tests'
 	@echo 'make e2e          tests on a real cluster and a real S3 server, named by KUBECONFIG and AWS_ENDPOINT_URL'
 	@echo 'make lint         format, lint, types, layers, documentation, generated files'
@@ -28,6 +30,14 @@ help:
 
 quickstart: $(VENV)/train
 	@$(BIN)/windlass run $(JOB)
+
+# Both models on text that neither has read: code and prose of this project.
+stages: $(VENV)/train
+	@$(BIN)/windlass run manifests/samples/stages.yaml
+	@for run in stages-pretrain stages-instruct; do \
+	$(BIN)/windlass evaluate $$run --text 'trainer/windlass/spec/*.py' --text 'docs/*.md' --limit 100 || exit; done
+	@$(BIN)/windlass generate stages-instruct --prompt 'What does json.dumps do?'
+	@echo 'What happened: runs/stages.html'
 
 test: $(VENV)/dev
 	@$(BIN)/python -m pytest tests --ignore=tests/e2e -n 2 --dist loadfile --no-loadscope-reorder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from windlass.spec.loading import load_job_text
+from windlass.spec.loading import load_job_text, load_stages_text
 from windlass.training.sinks import PrometheusSink
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))
 @pytest.mark.parametrize("sample", SAMPLES, ids=[path.stem for path in SAMPLES])
 def test_a_sample_is_valid_and_on_a_cluster_too_where_it_says_kubectl(sample: Path) -> None:
     text = sample.read_text()
-    load_job_text(text, cluster="kubectl apply" in text)
+    load_stages_text(text, cluster="kubectl apply" in text)
 
 
 @pytest.mark.parametrize("job", JOBS)

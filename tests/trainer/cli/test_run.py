@@ -144,6 +144,60 @@ def test_bad_input_exits_with_2_and_failed_training_with_3(place: Path) -> None:
     assert wild.stderr.startswith("Error: NonFiniteLoss: ")
 
 
+STAGES = f"""{JOB}---
+apiVersion: windlass.dev/v1alpha1
+kind: LLMTrainingJob
+metadata: {{name: answers}}
+spec:
+  task: Instruct
+  model: {{from: run://plays}}
+  data:
+    examples: {{sources: [{{uri: answers.jsonl}}], validationFraction: 0.2}}
+    template: "{{{{ messages[0].content }}}}={{{{ messages[1].content if messages[1:] }}}}"
+  training: {{maxSteps: 6, globalBatchSize: 2, optimizer: {{learningRate: 1e-2}}}}
+  evaluation: {{prompts: ["Hi"], sampleTokens: 8}}
+  logging: {{prometheus: false}}
+"""
+
+
+def test_the_jobs_of_a_file_run_one_after_the_other_and_go_on_where_they_stopped(tmp_path: Path) -> None:
+    (tmp_path / "play.txt").write_text("First Citizen: Speak, speak.\n" * 200)
+    (tmp_path / "life.yaml").write_text(STAGES)
+    failed = windlass(tmp_path, "run", "life.yaml")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("Error: DataNotFound: stage answers: "), failed.stderr
+    assert "plays finished after 20 of 20 steps" in failed.stdout
+    page = (tmp_path / "runs/life.html").read_text()
+    assert "no such file" in page
+
+    (tmp_path / "answers.jsonl").write_text(
+        "".join(f'{{"prompt": "Say {n}", "completion": "{n}!"}}\n' for n in range(30))
+    )
+    done = windlass(tmp_path, "run", "life.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "Stage 1 of 2: plays\nplays has finished before" in done.stdout
+    assert "answers finished after 6 of 6 steps" in done.stdout
+    assert done.stdout.endswith("All 2 stages: runs/life.html\n")
+    page = (tmp_path / "runs/life.html").read_text()
+    told = ["1. Pretrain: plays", "random weights", "2. Instruct: answers", "the weights of run://plays"]
+    assert [page.find(words) for words in told] == sorted(page.find(words) for words in told)
+    assert all(words in page for words in (*told, "run://plays, before step 1", 'href="answers/report.html"'))
+
+    evaluated = windlass(tmp_path, "evaluate", "answers", "--text", "play.txt", "--limit", "2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "bits per byte" in (tmp_path / "runs/life.html").read_text()
+
+
+def test_what_was_not_started_for_a_failed_stage_is_named(tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(STAGES)
+    failed = windlass(tmp_path, "run", "life.yaml")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("Error: DataNotFound: stage plays: "), failed.stderr
+    assert failed.stderr.endswith("\nNot started: answers\n"), failed.stderr
+    named = windlass(tmp_path, "run", "life.yaml", "--name", "other")
+    assert "--name is for files of one job, and life.yaml has 2" in named.stderr
+
+
 def on_a_terminal(place: Path, *arguments: str) -> Iterator[str]:
     """What a command writes to a terminal of 100 columns, in pieces; ends with its exit."""
     screen, terminal = pty.openpty()

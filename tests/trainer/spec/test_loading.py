@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from windlass.errors import WindlassError
 from windlass.spec.job import Training
-from windlass.spec.loading import InvalidJob, dump_job, load_job, load_job_text
+from windlass.spec.loading import InvalidJob, dump_job, load_job, load_job_text, load_stages_text
 from windlass.spec.validation import validate
 
 GOOD = """\
@@ -111,6 +111,30 @@ def test_a_rule_about_a_wrong_field_stays_silent() -> None:
     assert line == "job.yaml:10: spec.training.maxStep: unknown field; did you mean maxSteps?"
     (line,) = refused(GOOD.replace("{uri: corpora/plays}", "{uri: 5}"))
     assert line == "job.yaml:8: spec.data.train[0].uri: must be text, got 5; write it in quotes"
+
+
+def stages(*names_and_models: tuple[str, str]) -> str:
+    return "---\n".join(
+        GOOD.replace("shakespeare", name).replace("{preset: gpt2-tiny}", model) for name, model in names_and_models
+    )
+
+
+def test_a_file_of_several_jobs_is_read_in_its_order_and_changed_as_a_whole() -> None:
+    text = stages(("a", "{preset: gpt2-tiny}"), ("b", "{from: run://a}"), ("c", "{from: run://b/}"))
+    jobs = load_stages_text(text, overrides=["training.maxSteps=7"])
+    assert [job.metadata.name for job in jobs] == ["a", "b", "c"]
+    assert [job.spec.training.max_steps for job in jobs] == [7, 7, 7]
+
+
+def test_the_problems_of_all_jobs_of_a_file_are_said_with_their_lines() -> None:
+    tiny = "{preset: gpt2-tiny}"
+    text = stages(("a", "{from: run://b}"), ("b", tiny), ("a", tiny), ("c", "{preset: gpt2-tin}"))
+    with pytest.raises(InvalidJob) as raised:
+        load_stages_text(text)
+    first, second, third = str(raised.value).splitlines()
+    assert first == "job.yaml:3: metadata.name: 'a' is the name of a later job of this file, too; each has its own run"
+    assert second == "job.yaml:5: spec.model.from: run://b comes later in this file; write that job before this one"
+    assert third.startswith("job.yaml:41: spec.model.preset: ")
 
 
 def test_snake_case_is_pythons_spelling_only() -> None:

@@ -36,8 +36,10 @@ def show_evaluation(
     files = [FILE, CARD]
     if (folder / "job.yaml").exists():
         from windlass.evaluation.report import write_report  # its charts take most of a second to import
+        from windlass.evaluation.stages import write_pages_of
 
         files.append(write_report(folder).name)
+        write_pages_of(folder)
     for line in (*table(HEADER, list(rows(found))), *notes(found)):
         write(line)
     write(f"{short(folder.absolute())}: {', '.join(files)}")

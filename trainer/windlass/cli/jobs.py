@@ -5,15 +5,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from windlass.cli.show import warn, write
+from windlass.errors import WindlassError
 from windlass.spec.checks import unsupported, warnings
 from windlass.spec.job import LLMTrainingJob
-from windlass.spec.loading import InvalidJob, load_document, load_job
+from windlass.spec.loading import InvalidJob, load_job, load_stages
 
 
 def load(
     file: Path, overrides: Sequence[str] | None, *, workers: int | None = None, name: str | None = None
 ) -> LLMTrainingJob:
     """The job of a file, with --set, --workers and --name in place of what it says. Raises as `load_job`."""
+    return load_job(file, _changes(overrides, workers, name))
+
+
+def load_several(
+    file: Path, overrides: Sequence[str] | None, *, workers: int | None = None, name: str | None = None
+) -> list[LLMTrainingJob]:
+    """The jobs of a file that run one after the other, as `load` has one. Raises as `load_stages`."""
+    jobs = load_stages(file, _changes(overrides, workers, None))
+    if name is None:
+        return jobs
+    if len(jobs) > 1:
+        message = f"--name is for files of one job, and {file} has {len(jobs)}; --runs puts all of them elsewhere"
+        raise WindlassError("ConfigInvalid", message)
+    return [load(file, overrides, workers=workers, name=name)]
+
+
+def _changes(overrides: Sequence[str] | None, workers: int | None, name: str | None) -> list[str]:
+    """All of them as --set has them."""
     changes = list(overrides or [])
     if workers is not None:
         # One rank per worker: --workers counts ranks. Elastic bounds are a cluster's.
@@ -21,7 +40,7 @@ def load(
         changes += [f"workers.{field}=null" for field in ("gpusPerWorker", "minReplicas", "maxReplicas")]
     if name is not None:
         changes.append(f"metadata.name={json.dumps(name)}")
-    return load_job(file, changes)
+    return changes
 
 
 def say_warnings(job: LLMTrainingJob) -> None:
@@ -35,13 +54,14 @@ def validate_files(files: Sequence[Path], overrides: Sequence[str] | None, *, cl
     problems = []
     for file in files:
         try:
-            job = load_document(file, overrides or [], cluster=cluster)[1]
+            jobs = load_stages(file, overrides or [], cluster=cluster)
         except InvalidJob as error:
             problems += error.problems
             continue
         write(f"{file}: valid")
-        say_warnings(job)
-        for problem in unsupported(job):
-            warn(f"Note: {problem}")
+        for job in jobs:
+            say_warnings(job)
+            for problem in unsupported(job):
+                warn(f"Note: {problem}")
     if problems:
         raise InvalidJob(problems)

@@ -106,18 +106,21 @@ def run(
     """Train, or continue a run where it stopped.
 
     The run of a name continues from its last checkpoint. Ctrl-C saves a checkpoint and stops; pressed twice it stops at
-    once.
+    once. A file of several jobs runs them one after the other: what has finished is not run again.
     """
-    from windlass.cli.jobs import load, say_warnings
+    from windlass.cli.jobs import load_several, say_warnings
     from windlass.cli.run import run_job
+    from windlass.cli.stages import run_stages
 
-    job = load(file, overrides, workers=workers, name=name)
-    say_warnings(job)
+    jobs = load_several(file, overrides, workers=workers, name=name)
+    for job in jobs:
+        say_warnings(job)
     again = ["windlass", "run", str(file), *(word for change in overrides or [] for word in ("--set", change))]
     again += ["--workers", str(workers)] if workers is not None else []
     again += ["--name", name] if name is not None else []
     again += ["--runs", str(runs)] if runs != DEFAULT_RUNS else []
-    raise typer.Exit(run_job(job, runs=runs, restart=restart, yes=yes, again=shlex.join(again)))
+    how: dict[str, Any] = {"runs": runs, "restart": restart, "yes": yes, "again": shlex.join(again)}
+    raise typer.Exit(run_job(jobs[0], **how) if len(jobs) == 1 else run_stages(jobs, file.stem, **how))
 
 
 @app.command()

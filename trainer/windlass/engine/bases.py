@@ -15,6 +15,7 @@ from windlass.data.tokenizers import FILES, Tokenizer, load_tokenizer
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.errors import WindlassError
 from windlass.models.families import read_config
+from windlass.spec.job import RUN
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage, shown
 from windlass.training.commits import Commit, CommitLog
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from windlass.models.decoder import Decoder
 
 HUB = "hf://"
-RUN = "run://"
 CONFIG = "config.json"
 _MODEL_FILES = (CONFIG, "model.safetensors.index.json", "pytorch_model.bin.index.json", *FILES)
 _PART = 64 << 20  # bytes read at a time, to hash them

@@ -38,40 +38,46 @@ def write_report(folder: Path) -> Path:
 
     Files that are missing, or cut off by a kill, leave their part of the page empty. Returns the page's path.
     """
-    result = _read_object(folder / "result.json")
+    result = read_object(folder / "result.json")
     history = read_history(folder / "metrics.jsonl")
     events = list(read_records(folder / "events.jsonl"))
-    evaluated = _read_object(folder / record.FILE)
+    evaluated = read_object(folder / record.FILE)
     baseline = (result.get("baseline") or {}).get("validation_loss")
     sections = (
         *_classification(result),
         ("Pairs of answers, validation split", _preference(result)),
-        ("Plan", _plan(events)),
+        ("Plan", list(facts_of_plan(events).items())),
         ("Environment", _facts(result)),
     )
-    environment = Environment(
-        loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"visible": lambda text: text.translate(CONTROL)}
-    page = environment.get_template("report.html").render(
+    return render(
+        "report.html",
+        folder / "report.html",
         name=result.get("name", folder.name),
         status=result.get("status", "Running"),
         headline=headline(result, baseline),
         failure=_failure(result),
         tiles=_tiles(result, history),
         charts=list(_charts(history, baseline)),
-        samples=_samples(history, result.get("total_steps")),
+        samples=samples(history, result),
         events=_told(events),
         evaluation=list(record.rows(evaluated)) if evaluated else [],
         notes=list(record.notes(evaluated)) if evaluated else [],
         tables=[(title, rows) for title, rows in sections if rows],
         job=_read_text(folder / "job.yaml"),
     )
-    report = folder / "report.html"
-    partial = report.with_suffix(".partial")
-    partial.write_bytes(page.encode("utf-8", errors="replace"))
-    os.replace(partial, report)
-    return report
+
+
+def render(template: str, page: Path, **values: Any) -> Path:
+    """Write a page, whole or not at all; returns its path."""
+    environment = Environment(
+        loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"visible": lambda text: text.translate(CONTROL)}
+    text = environment.get_template(template).render(**values)
+    partial = page.with_suffix(".partial")
+    partial.write_bytes(text.encode("utf-8", errors="replace"))
+    os.replace(partial, page)
+    return page
 
 
 def headline(result: dict[str, Any], baseline: float | None) -> str:
@@ -117,15 +123,10 @@ def _tiles(result: dict[str, Any], history: History) -> list[tuple[str, str]]:
 
 
 def _charts(history: History, baseline: float | None) -> Iterator[Chart]:
-    train, validation = history.train, history.validation["loss"]
+    train = history.train
     if not len(train["step"]):
         return
-    keys = [("train", f"Training {_decimal(_last(train['loss']))}")]
-    if len(validation):
-        keys.append(("validation", f"Validation {_decimal(_last(validation))}"))
-    if baseline is not None:
-        keys.append(("baseline", f"Bigram baseline {baseline:.3f}"))
-    yield Chart("Loss, nats per token", loss_chart(history, baseline), keys, wide=True)
+    yield loss_figure(history, baseline)
 
     mfu = _middle(train["mfu"])
     speed = "Tokens per second" if mfu is None else f"Tokens per second; MFU {mfu:.1%}"
@@ -140,6 +141,17 @@ def _charts(history: History, baseline: float | None) -> Iterator[Chart]:
         for name, seconds in parts.items()
     ]
     yield Chart("Time of a step", step_time_chart(history), keys, wide=True)
+
+
+def loss_figure(history: History, baseline: float | None) -> Chart:
+    """The losses of a run that has begun to train."""
+    validation = history.validation["loss"]
+    keys = [("train", f"Training {_decimal(_last(history.train['loss']))}")]
+    if len(validation):
+        keys.append(("validation", f"Validation {_decimal(_last(validation))}"))
+    if baseline is not None:
+        keys.append(("baseline", f"Bigram baseline {baseline:.3f}"))
+    return Chart("Loss, nats per token", loss_chart(history, baseline), keys, wide=True)
 
 
 def _classification(result: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -178,12 +190,14 @@ def _preference(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _samples(history: History, total_steps: int | None) -> list[tuple[str, list[tuple[str, str]]]]:
+def samples(history: History, result: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Of each prompt, what the model wrote when: a title and a text."""
+    total_steps = result.get("total_steps")
+    start = f"{result['base']['uri']}, before step 1" if result.get("base") else "Random model, before step 1"
     by_prompt: dict[str, list[tuple[str, str]]] = {}
     for sample in history.samples:
         step = sample["step"]
-        title = {0: "Random model, before step 1", total_steps: f"The end, step {step:,}"}.get(step, f"Step {step:,}")
+        title = {0: start, total_steps: f"The end, step {step:,}"}.get(step, f"Step {step:,}")
         by_prompt.setdefault(sample["prompt"], []).append((title, sample["text"]))
     return list(by_prompt.items())
 
@@ -218,17 +232,18 @@ def _told(events: list[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _plan(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def facts_of_plan(events: list[dict[str, Any]]) -> dict[str, str]:
     """The plan's lines, a name and a sentence; of a run that was started again, the last ones."""
     lines = [event["message"].partition(" ") for event in events if event["kind"] == "plan"]
-    return list({name: text.strip() for name, _, text in lines}.items())
+    return {name: text.strip() for name, _, text in lines}
 
 
 def _read_text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no file."""
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 

@@ -38,13 +38,27 @@ def parse(text: str, source: str) -> Document:
     Raises:
         InvalidJob: when the text is not YAML, or holds no document or several.
     """
+    documents = parse_all(text, source)
+    if len(documents) > 1:
+        message = f"holds {len(documents)} documents; write each job into a file of its own"
+        raise InvalidJob([Problem("", message, source=source, line=documents[1].lines[""])])
+    return documents[0]
+
+
+def parse_all(text: str, source: str) -> list[Document]:
+    """Read the YAML documents of a text, one or several.
+
+    Raises:
+        InvalidJob: when the text is not YAML, or holds no document.
+    """
     yaml = YAML(typ="safe", pure=True)
-    document = Document(source)
+    documents = []
     try:
-        nodes = [node for node in yaml.compose_all(text) if node is not None]
-        if len(nodes) != 1:
-            raise InvalidJob([_count_problem(nodes, source)])
-        document.value = _value(nodes[0], (), document, yaml)
+        for node in yaml.compose_all(text):
+            if node is not None:
+                document = Document(source)
+                document.value = _value(node, (), document, yaml)
+                documents.append(document)
     except MarkedYAMLError as error:
         raise InvalidJob([_syntax_problem(error, source)]) from error
     except ReaderError as error:
@@ -54,14 +68,9 @@ def parse(text: str, source: str) -> Document:
         raise InvalidJob([Problem("", f"not YAML: {error}", source=source)]) from error
     except RecursionError as error:
         raise InvalidJob([Problem("", "nested too deeply, or refers to itself", source=source)]) from error
-    return document
-
-
-def _count_problem(nodes: list[Node], source: str) -> Problem:
-    if not nodes:
-        return Problem("", "empty; a job has apiVersion, kind, metadata and spec", source=source)
-    line = nodes[1].start_mark.line + 1
-    return Problem("", f"holds {len(nodes)} documents; write each job into a file of its own", source=source, line=line)
+    if not documents:
+        raise InvalidJob([Problem("", "empty; a job has apiVersion, kind, metadata and spec", source=source)])
+    return documents
 
 
 def _syntax_problem(error: MarkedYAMLError, source: str) -> Problem:

@@ -185,6 +185,10 @@ class Lora(SpecModel):
     """Layers with adapters: attention, mlp, or regular expressions on module names."""
 
 
+RUN = "run://"
+"""Begins the name of a run that weights come from."""
+
+
 class Model(SpecModel):
     """What is trained: a preset, existing weights, or the user's own model."""
 
@@ -209,8 +213,8 @@ class RawData(SpecModel):
     """Documents in files, tables or datasets."""
 
     uri: Uri
-    """File, folder or glob at any fsspec URI (path, s3://, https://, ...), python://stdlib, or a dataset of the Hugging
-    Face hub: hf-datasets://org/name?config=NAME&split=train."""
+    """File, folder or glob at any fsspec URI (path, s3://, https://, ...), python://stdlib, python://docstrings, or a
+    dataset of the Hugging Face hub: hf-datasets://org/name?config=NAME&split=train."""
     format: Literal["Auto", "Text", "Code", "JsonLines", "Parquet", "Csv", "Tsv", "Html", "Warc"] = "Auto"
     """Auto goes by the file's ending, before .gz, .zst or .bz2: .jsonl, .parquet, .csv, .tsv, .html, .warc; the rest is
     text."""

@@ -172,7 +172,7 @@ def test_the_standard_library_has_modules_and_no_tests() -> None:
     assert {"argparse.py", "asyncio/events.py", "email/message.py"} <= set(names)
     assert names == sorted(names)
     assert not [name for name in names if {"test", "tests", "site-packages"} & set(name.split("/"))]
-    with pytest.raises(WindlassError, match="there is python://stdlib only"):
+    with pytest.raises(WindlassError, match="there are python://stdlib and python://docstrings only"):
         list_files(Source(uri="python://site-packages"))
 
 
@@ -386,7 +386,7 @@ def test_what_is_no_utf8_text_is_no_document(tmp_path: Path, content: bytes) -> 
     [
         ("s3:/bucket/a", "did you mean s3://bucket/a?"),
         ("s4://bucket/a", r"there is no protocol s4://; did you mean s3://"),
-        ("python://site", "there is python://stdlib only"),
+        ("python://site", "there are python://stdlib and python://docstrings only"),
     ],
 )
 def test_a_mistyped_uri_gets_the_right_one(uri: str, words: str) -> None:

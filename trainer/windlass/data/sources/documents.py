@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from windlass.data.sources import hub, tables, text, web
+from windlass.data.sources import docstrings, hub, tables, text, web
 from windlass.data.sources.document import Document
 from windlass.data.sources.files import SourceFile, gone
+from windlass.data.sources.listing import DOCSTRINGS
 from windlass.data.sources.records import field_names, json_lines, text_of
 from windlass.errors import WindlassError
 from windlass.spec.job import RawData, Source
@@ -39,6 +40,8 @@ def format_of(source: RawData, file: SourceFile) -> str:
     """The file's format: the source's, or by the file's ending."""
     if hub.is_dataset(source.uri):
         return "Dataset"
+    if source.uri == DOCSTRINGS:
+        return "Docstrings"
     return source.format if source.format != "Auto" else _FORMATS.get(file.ending, "Text")
 
 
@@ -80,6 +83,8 @@ def _records(
         case "Dataset":
             for number, row in hub.rows(file, part.start, file.size if part.stop is None else part.stop):
                 yield f"{file.uri}:{number}", row
+        case "Docstrings":
+            yield from docstrings.records(file)
         case "JsonLines":
             yield from json_lines(file, part.start, part.stop)
         case "Parquet":

@@ -13,15 +13,17 @@ from windlass.spec.job import RawData
 from windlass.storage import PARTIAL, Storage, shown
 
 STDLIB = "python://stdlib"
+DOCSTRINGS = "python://docstrings"
+"""The same files, of which each documented function and class is a record."""
 _NOT_STDLIB = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 def list_files(source: RawData) -> list[SourceFile]:
     """Return the source's files, sorted by name. DataNotFound where nothing is there or nothing matches."""
-    if source.uri == STDLIB:
+    if source.uri in (STDLIB, DOCSTRINGS):
         return _stdlib()
     if source.uri.startswith("python://"):
-        raise WindlassError("ConfigInvalid", f"{source.uri}: there is {STDLIB} only")
+        raise WindlassError("ConfigInvalid", f"{source.uri}: there are {STDLIB} and {DOCSTRINGS} only")
     if hub.is_dataset(source.uri):
         return [hub.dataset_file(source.uri)]
     if source.uri.startswith(("http://", "https://")):
