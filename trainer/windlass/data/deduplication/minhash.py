@@ -1,5 +1,6 @@
 """MinHash signatures in bands: similar documents probably share a band (Broder 1997; Indyk and Motwani 1998)."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windlass.data.deduplication.ngrams import Hashes, mix
+
+Signatures = NDArray[np.uint32]
 
 _CHUNK = 1024  # n-grams that are permuted at once: their hashes stay in the processor's cache
 
@@ -34,7 +37,7 @@ def bands_of(permutations: int, threshold: float) -> Bands:
     return min(candidates, key=lambda bands: float(np.abs(wanted - bands.probability(grid)).sum()))
 
 
-def signature(ngrams: Hashes, permutations: int) -> NDArray[np.uint32]:
+def signature(ngrams: Hashes, permutations: int) -> Signatures:
     """Return the least value of each hash function over the n-grams, [permutations]; there must be an n-gram.
 
     The functions are a * x + b modulo 2 ** 32 with odd a, permutations of the n-grams' upper 32 bits.
@@ -49,7 +52,30 @@ def signature(ngrams: Hashes, permutations: int) -> NDArray[np.uint32]:
     return least
 
 
-def band_hashes(signatures: NDArray[np.uint32], bands: Bands) -> Hashes:
+def window_signatures(
+    ngrams: Hashes, permutations: int, sizes: Collection[int]
+) -> Iterator[tuple[int, NDArray[np.int64], Signatures]]:
+    """Yield, of each size, a power of two: it, where windows of so many n-grams begin, and their signatures
+    [windows, permutations].
+
+    One begins every quarter of the size, and one ends at the end; n-grams that are fewer than a window are one. A
+    window's least values are those of its halves, so that all sizes take one pass.
+    """
+    factors, summands = _functions(permutations)
+    least = factors * (ngrams >> np.uint64(32)).astype(np.uint32) + summands
+    width = 1
+    while width <= max(sizes):
+        if width in sizes:
+            starts = np.unique([*range(0, least.shape[1], max(1, width // 4)), least.shape[1] - 1])
+            yield width, starts, least[:, starts].T
+        if least.shape[1] > width:
+            least = np.minimum(least[:, :-width], least[:, width:])
+        elif least.shape[1] > 1:  # no window is whole: the only one has all n-grams
+            least = least.min(axis=1, keepdims=True)
+        width *= 2
+
+
+def band_hashes(signatures: Signatures, bands: Bands) -> Hashes:
     """Return a hash of each band of signatures [documents, permutations]: [bands, documents]."""
     used = signatures[:, : bands.count * bands.rows].reshape(-1, bands.count, bands.rows).astype(np.uint64)
     total = np.zeros(used.shape[:2], np.uint64)
