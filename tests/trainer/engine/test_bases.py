@@ -12,7 +12,7 @@ import torch
 from windlass.data.tokenizers import load_tokenizer
 from windlass.engine.bases import base_weights, find_base
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
-from windlass.engine.runs import load_run
+from windlass.engine.runs import export_run, load_run
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
 from windlass.models.huggingface import export_model
@@ -112,12 +112,16 @@ def test_a_folder_and_the_hub_give_the_weights_and_the_tokenizer_that_were_expor
 
 def test_an_exported_model_is_trained_on_and_loaded_again(tmp_path: Path, ranks: Callable[..., Any]) -> None:
     folder = exported(tmp_path / "exported")
+    (folder / "generation_config.json").write_text('{"eos_token_id": [256, 10], "top_k": 7}')
     run = ranks("tuned", 1, f"model={{from: '{folder}'}}", "training.maxSteps=3", "training.schedule.warmupSteps=0")
     run.start_with_job_file()
     run.wait()
     model, tokenizer = load_run(run.folder)
     assert model.config == tiny()
     assert tokenizer.name == "bytes"
+    export_run(run.folder, tmp_path / "again")
+    generation = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert generation.items() >= {"eos_token_id": [256, 10], "top_k": 7, "max_length": 32}.items()
 
 
 def prepared(job: LLMTrainingJob, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder
 from windlass.models.families import read_config, write_config
 from windlass.models.generation import generate
-from windlass.models.huggingface import export_model, load_generation, load_model
+from windlass.models.huggingface import export_model, load_model
 from windlass.spec.job import RopeScaling
 from windlass.spec.presets import PRESETS, ModelConfig
 from windlass.tasks.pretrain import token_loss
@@ -157,7 +157,7 @@ def test_an_export_has_a_tokenizer_that_transformers_reads(tmp_path: Path) -> No
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert tokenizer("Hé!").input_ids == load_tokenizer("bytes").encode("Hé!").tolist()
     generation = json.loads((tmp_path / "export" / "generation_config.json").read_text())
-    assert generation == {"bos_token_id": 256, "eos_token_id": 256}
+    assert generation == {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256, "max_length": 24}
 
 
 def test_an_export_carries_the_chat_template_and_how_its_base_generates(tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_an_export_carries_the_chat_template_and_how_its_base_generates(tmp_path
     del tokenizer["windlass"]
     (base / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (base / "chat_template.jinja").write_text("{% for message in messages %}<{{ message.content }}>{% endfor %}")
-    (base / "generation_config.json").write_text('{"eos_token_id": [256, 3], "top_k": 7, "transformers_version": "4"}')
-    export_model(load_model(base), load_tokenizer(str(base)), tmp_path / "export", generation=load_generation(base))
-    theirs = AUTO_MODEL.from_pretrained(tmp_path / "export")
-    assert (theirs.generation_config.top_k, theirs.generation_config.eos_token_id) == (7, [256, 3])
+    generation = {"eos_token_id": [256, 3], "top_k": 7, "transformers_version": "4"}
+    export_model(load_model(base), load_tokenizer(str(base)), tmp_path / "export", generation=generation)
+    theirs = AUTO_MODEL.from_pretrained(tmp_path / "export").generation_config
+    assert (theirs.top_k, theirs.eos_token_id, theirs.pad_token_id, theirs.max_length) == (7, [256, 3], 256, 24)
     chat = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert chat.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "<Hi>"
 

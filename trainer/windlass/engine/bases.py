@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HUB = "hf://"
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 _MODEL_FILES = (CONFIG, "model.safetensors.index.json", "pytorch_model.bin.index.json", *FILES)
 _PART = 64 << 20  # bytes read at a time, to hash them
 
@@ -46,6 +47,8 @@ class Base:
     config: ModelConfig
     tokenizer: str | None
     """What `load_tokenizer` takes; None where only weights are there."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """How it generates, for exports of what is made from it: its generation_config.json."""
 
     @property
     def description(self) -> str:
@@ -111,7 +114,8 @@ def _of_run(uri: str, place: str, pinned: str | None) -> Base:
         )
         raise WindlassError("DataNotFound", f"spec.model.from: {shown(uri)}: {missing}")
     commit = chosen[0]
-    return Base(uri, place, commit.folder, _identity_of(commit), config_of(commit), found.tokenizer)
+    generation = found.base.generation if found.base else {}
+    return Base(uri, place, commit.folder, _identity_of(commit), config_of(commit), found.tokenizer, generation)
 
 
 def _identity_of(commit: Commit) -> str:
@@ -128,16 +132,21 @@ def _hugging_face(uri: str, place: str, storage: Storage) -> Base:
         if name not in FILES:
             for part in _parts(storage, name, names[name]):
                 digest.update(part)
-    try:
-        values = json.loads(storage.read(CONFIG))
-    except ValueError as error:
-        raise WindlassError("DataCorrupt", f"{shown(uri)}: {CONFIG} is not JSON: {error}") from error
+    values = _read_json(storage, uri, CONFIG)
+    generation = _read_json(storage, uri, GENERATION) if storage.exists(GENERATION) else {}
     try:
         config = read_config(values)
     except WindlassError as error:
         raise WindlassError(error.reason, f"spec.model.from: {shown(uri)}: {error}") from error
     tokenizer = place.partition("@")[0] if "tokenizer.json" in names else None
-    return Base(uri, place, None, digest.hexdigest(), config, tokenizer)
+    return Base(uri, place, None, digest.hexdigest(), config, tokenizer, generation)
+
+
+def _read_json(storage: Storage, uri: str, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(storage.read(name)))
+    except ValueError as error:
+        raise WindlassError("DataCorrupt", f"{shown(uri)}: {name} is not JSON: {error}") from error
 
 
 def _files(storage: Storage) -> dict[str, int]:
@@ -163,7 +172,9 @@ def _from_hub(uri: str) -> tuple[str, Storage]:
     name, _, revision = uri.removeprefix(HUB).partition("@")
     try:
         folder = snapshot_download(
-            name, revision=revision or None, allow_patterns=["*.safetensors", "pytorch_model*.bin", *_MODEL_FILES]
+            name,
+            revision=revision or None,
+            allow_patterns=["*.safetensors", "pytorch_model*.bin", GENERATION, *_MODEL_FILES],
         )
     except (OSError, HFValidationError) as error:  # those of its own and of the network are OSErrors
         reason = str(error).strip().splitlines()[0]

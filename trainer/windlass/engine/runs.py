@@ -189,8 +189,15 @@ def generate_text(
 def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
     model, tokenizer = load_run(run)
-    template = template_of(find_run(run).job.spec, tokenizer)
-    export_model(model, tokenizer, folder, chat_template=template.source if template else None)
+    found = find_run(run)
+    template = template_of(found.job.spec, tokenizer)
+    export_model(
+        model,
+        tokenizer,
+        folder,
+        generation=found.base.generation if found.base else None,
+        chat_template=template.source if template else None,
+    )
 
 
 def export_run_adapter(run: Path | str, folder: Path) -> None:

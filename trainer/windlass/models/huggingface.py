@@ -62,8 +62,10 @@ def export_model(
     unfinished.mkdir()
     try:
         (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        ends = {key: config[key] for key in ("bos_token_id", "eos_token_id")} | dict(generation or {})
-        (unfinished / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
+        end, length = tokenizer.end_of_document, model.config.context_length
+        usual = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "max_length": length}
+        given = {name: value for name, value in (generation or {}).items() if name not in NOT_GENERATION}
+        (unfinished / "generation_config.json").write_text(json.dumps(usual | given, indent=2) + "\n")
         save_file(weights, unfinished / SAFETENSORS, metadata={"format": "pt"})
         tokenizer.save(unfinished)
         if chat_template is not None:
@@ -103,13 +105,6 @@ def load_model(folder: Path) -> Decoder:
 def load_config(folder: Path) -> ModelConfig:
     """The configuration of the model in a folder; errors as of `load_model`."""
     return read_config(_read_json(folder / "config.json"))
-
-
-def load_generation(folder: Path) -> dict[str, Any]:
-    """The generation_config.json of a folder, for `export_model`; empty where there is none."""
-    path = folder / "generation_config.json"
-    given = _read_json(path) if path.exists() else {}
-    return {name: value for name, value in given.items() if name not in NOT_GENERATION}
 
 
 def load_weights(model: Decoder, folder: Path) -> None:
