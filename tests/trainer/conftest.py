@@ -177,8 +177,8 @@ class Ranks:
 
 
 def read_curve(folder: Path) -> dict[tuple[str, int], Any]:
-    """All of metrics.jsonl that must be the same in every run of a job; each step must be there once."""
-    lines = [line for line in read_lines(RunFolder(folder).metrics) if line["kind"] != "checkpoint"]
+    """Losses and texts of metrics.jsonl, which must be the same in every run of a job; each step must be there once."""
+    lines = [line for line in read_lines(RunFolder(folder).metrics) if line["kind"] not in ("checkpoint", "suites")]
     keys = [(line["kind"], line["step"]) for line in lines]
     assert len(keys) == len(set(keys)), "a step was logged twice"
     return {

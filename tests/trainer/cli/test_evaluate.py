@@ -34,7 +34,7 @@ def test_a_table_and_the_files_are_shown(here: Path) -> None:
     assert [cell.strip() for cell in lines[0] if cell] == ["WHAT", "METRIC", "SCORE", "95 % INTERVAL", "OF"]
     assert [line[0] for line in lines[1:]] == [
         "text.txt", "text.txt", "hellaswag", "hellaswag", "truthfulqa_mc1", "truthfulqa_mc2",
-        "tiny: evaluation.json, model-card.md",
+        "tiny: evaluation.json, model-card.md, report.html",
     ]  # fmt: skip
     assert " to " in result.stdout.splitlines()[3]
     assert "4 items" in result.stdout
@@ -91,4 +91,16 @@ def test_a_runs_report_has_its_scores(here: Path) -> None:
     page = (here / "report.html").read_text()
     assert "<h2>Evaluation</h2>" in page
     assert "<td>bits per byte</td>" in page
+    assert "Not finished yet" in page
+
+
+def test_models_are_shown_side_by_side(here: Path) -> None:
+    write_model(here / "other", LLAMA)
+    result = evaluate("tiny", "--text", "text.txt", "--base", "other", "--prompt", "the cat", "--max-new-tokens", "3")
+    assert result.exit_code == 0, result.output
+    assert "ABOVE BASE" in result.stdout
+    assert "Base: other, from other." in result.stdout
+    assert "tiny, the likeliest tokens, after 'the cat':" in result.stdout
+    page = (here / "tiny/report.html").read_text()
+    assert "23.7 K parameters, a context of 512 tokens" in page
     assert "report.html" in result.stdout

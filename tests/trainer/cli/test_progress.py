@@ -7,6 +7,8 @@ from rich.console import Console
 from windlass.cli import show
 from windlass.cli.progress import Progress, lines
 
+SCORE = {"task": "arc_easy", "metric": "acc", "value": 0.25, "is_part": False}
+
 
 def train(step: int, second: float, **fields: Any) -> dict[str, Any]:
     moment = f"2026-01-31T12:{int(second) // 60:02}:{second % 60:06.3f}+00:00"
@@ -27,11 +29,13 @@ def test_progress_knows_the_newest_of_everything() -> None:
         train(1, 0),
         train(11, 5),
         {"kind": "validation", "step": 11, "loss": 2.25},
+        {"kind": "suites", "step": 11, "scores": [SCORE, SCORE | {"task": "mmlu_anatomy", "is_part": True}]},
         {"kind": "checkpoint", "step": 10},
     ):
         progress.take(record)
     assert progress.line() == (
         "step 11/100  loss 2.5000  validation 2.2500  bigram 2.4512  31.2k tokens/s  44s left  checkpoint 10"
+        "  arc_easy acc 0.250"
     )
 
 

@@ -1,16 +1,25 @@
 """What an evaluation writes, and what it refuses before a model is loaded."""
 
+import itertools
 import json
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tests.trainer.evaluation.suite_data import LLAMA, write_model, write_suites, write_tokenizer
+from tests.trainer.evaluation.suite_data import GPT2, LLAMA, write_model, write_suites, write_tokenizer
 
+from windlass.data.corpus import Corpus
+from windlass.data.tokenizers import load_tokenizer
 from windlass.engine import evaluation
 from windlass.engine.evaluation import Request, evaluate
 from windlass.errors import WindlassError
+from windlass.evaluation.bigram import Bigram
+from windlass.models.generation import generate
+from windlass.models.huggingface import load_model
 from windlass.spec.job import RawData
 
 
@@ -63,19 +72,97 @@ def test_a_folder_gets_its_numbers_and_a_card(model: Path, text: RawData, tmp_pa
     assert "The first 2 items of each task" in card
 
 
-def test_a_run_is_measured_at_its_newest_checkpoint(ranks: Callable[..., Any], texts: Path, tmp_path: Path) -> None:
-    group = ranks("base", 1, "metadata.name=base", "training.maxSteps=20")
-    group.start_with_job_file()
-    group.wait()
-    found = evaluate(group.folder, Request(texts=[RawData(uri=f"{texts}/00.txt")]), tmp_path / "out")
-    assert found["model"]["checkpoint"].startswith("step-00000020")
-    assert 1 < found["texts"][0]["bits_per_byte"] < 8, "less than bytes of equal probability"
+def test_a_run_is_measured_at_its_newest_checkpoint_beside_what_it_began_with_and_the_bigrams_of_its_corpus(
+    ranks: Callable[..., Any], texts: Path, tmp_path: Path
+) -> None:
+    base = ranks("base", 1, "metadata.name=base", "training.maxSteps=20")
+    tuned = ranks("tuned", 1, "model={from: 'run://base'}", "metadata.name=tuned", "training.maxSteps=5")
+    for group in (base, tuned):
+        group.start_with_job_file()
+        group.wait()
+    request = Request(texts=[RawData(uri=f"{texts}/00.txt")], prompts=["the "], max_new_tokens=4)
+    found = evaluate(tuned.folder, request, tmp_path / "out")
+    assert found["model"]["checkpoint"].startswith("step-00000005")
+    assert (found["base"]["name"], found["base"]["place"]) == ("base", "run://base")
+    assert found["base"]["checkpoint"].startswith("step-00000020")
+    [text] = found["texts"]
+    assert 1 < text["bits_per_byte"] < 8, "less than bytes of equal probability"
+    [corpus] = found["baseline"]["corpora"]
+    assert text["compared"]["bigram"]["bits_per_byte"] == pytest.approx(bigram_bits(corpus, texts / "00.txt"))
+    alone = evaluate(base.folder, Request(texts=request.texts, alone=True), tmp_path / "alone")
+    assert alone["base"] is None
+    assert alone["texts"][0]["compared"] == {}
+    assert text["compared"]["base"]["bits_per_byte"] == alone["texts"][0]["bits_per_byte"]
+    assert found["samples"][0].keys() == {"prompt", "text", "base"}
+    card = (tmp_path / "out" / "model-card.md").read_text()
+    assert "| What | Metric | Score | 95 % interval | Base | Above base | Bigram | Above bigram | Of |" in card
+    shutil.rmtree(base.folder)
+    with pytest.raises(WindlassError, match=r"tuned began with run://base: .*, --base, or none: --alone"):
+        evaluate(tuned.folder, request, tmp_path / "gone")
+
+
+def bigram_bits(corpus: str, text: Path) -> float:
+    """Bits per byte of a bigram model of the corpus, of bytes, token by token."""
+    bigram = Bigram.fit([(Corpus.open(corpus).split("train"), 1.0)], 257)
+    tokens = [256, *text.read_bytes()]
+    pairs = itertools.pairwise(tokens)
+    found = [float(bigram.probability(np.array([one]), np.array([two]))[0]) for one, two in pairs]
+    return -sum(math.log2(probability) for probability in found) / (len(tokens) - 1)
+
+
+def test_a_difference_has_the_interval_of_the_items_differences(model: Path, text: RawData, tmp_path: Path) -> None:
+    data = write_suites(tmp_path / "data")
+    other = write_model(tmp_path / "other", GPT2)
+    request = Request(suites=["arc_easy"], texts=[text], data=data, base=str(other), batch_size=16)
+    found = evaluate(model, request, tmp_path / "out")
+    alone = evaluate(
+        other, Request(suites=["arc_easy"], texts=[text], data=data, batch_size=16), tmp_path / "other-out"
+    )
+    for score, of_other in zip(found["suites"], alone["suites"], strict=True):
+        beside = score["compared"]["base"]
+        assert beside["value"] == of_other["value"]
+        assert beside["value_above"] == pytest.approx(score["value"] - of_other["value"])
+    [one], [two] = found["texts"], alone["texts"]
+    beside = one["compared"]["base"]
+    assert beside["perplexity"] == two["perplexity"]
+    low, high = beside["bits_per_byte_above_interval"]
+    assert low < beside["bits_per_byte_above"] == one["bits_per_byte"] - two["bits_per_byte"] < high
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{beside['bits_per_byte_above']:+.4f}\n({low:+.4f} to {high:+.4f})" in page
+    itself = evaluate(model, Request(suites=["arc_easy"], data=data, base=str(model)), tmp_path / "itself")
+    assert {tuple(score["compared"]["base"]["value_above_interval"]) for score in itself["suites"]} == {(0.0, 0.0)}
+
+
+def test_models_of_different_tokens_are_compared_by_bits_per_byte_alone(
+    model: Path, text: RawData, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", LLAMA, str(write_tokenizer(tmp_path / "tokenizer")))
+    [found] = evaluate(model, Request(texts=[text], base=str(other)), tmp_path / "out")["texts"]
+    assert set(found["compared"]["base"]) == {
+        "bits_per_byte", "bits_per_byte_interval", "bits_per_byte_above", "bits_per_byte_above_interval"
+    }  # fmt: skip
+    assert found["compared"]["base"]["bits_per_byte_above_interval"] is None
+
+
+def test_prompts_are_continued_side_by_side_and_what_a_model_writes_is_no_markup(model: Path, tmp_path: Path) -> None:
+    prompt = "</pre><b>the | cat"
+    request = Request(prompts=[prompt], base=str(model), max_new_tokens=9)
+    found = evaluate(model, request, tmp_path / "out")
+    [sample] = found["samples"]
+    assert sample["text"] == sample["base"], "the likeliest tokens of the same model"
+    lm, bytes_ = load_model(model), load_tokenizer("bytes")
+    expected = generate(lm, bytes_.encode(prompt).tolist(), 9, temperature=0, end_token=256, vocab_size=257)
+    assert sample["text"] == bytes_.decode(list(expected))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("&lt;/pre&gt;&lt;b&gt;the | cat</b>") == 2
+    assert prompt not in page
 
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
     ("request_", "reason", "message"),
     [
+        (Request(texts=[RawData(uri="a")], alone=True, base="b"), "ConfigInvalid", "--alone compares with nothing"),
         (Request(), "ConfigInvalid", "there is nothing to measure; name a suite"),
         (Request(texts=[RawData(uri="gone.txt")]), "DataNotFound", r"gone\.txt"),
         (Request(suites=["arcs"]), "ConfigInvalid", "suite arcs: did you mean arc?"),

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,11 @@ def test_no_metrics_yet_is_an_empty_history(tmp_path: Path) -> None:
     assert len(history.train["loss"]) == len(history.validation["loss"]) == len(history.samples) == 0
 
 
+def score(value: float) -> dict[str, Any]:
+    interval = [value - 0.125, value + 0.125]
+    return {"task": "arc_easy", "metric": "acc", "value": value, "interval": interval, "is_part": False}
+
+
 def test_lines_are_read_by_kind_and_what_is_not_a_number_is_nan(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     records = [
@@ -22,6 +28,8 @@ def test_lines_are_read_by_kind_and_what_is_not_a_number_is_nan(tmp_path: Path) 
         {"kind": "train", "step": 2, "loss": math.nan, "step_seconds": {}},
         {"kind": "validation", "step": 2, "loss": 3.5},
         {"kind": "sample", "step": 2, "prompt": "a", "text": "b"},
+        {"kind": "suites", "step": 0, "scores": [score(0.25)]},
+        {"kind": "suites", "step": 2, "scores": [score(0.5), score(0.1) | {"is_part": True, "task": "mmlu_anatomy"}]},
         {"kind": "checkpoint", "step": 2},
     ]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -31,6 +39,10 @@ def test_lines_are_read_by_kind_and_what_is_not_a_number_is_nan(tmp_path: Path) 
     np.testing.assert_equal(history.train["data"], [0.1, math.nan])
     np.testing.assert_equal(history.validation["loss"], [3.5])
     assert history.samples[0]["text"] == "b"
+    assert list(history.suites) == ["arc_easy, acc"]
+    np.testing.assert_equal(history.suites["arc_easy, acc"]["step"], [0, 2])
+    np.testing.assert_equal(history.suites["arc_easy, acc"]["value"], [0.25, 0.5])
+    np.testing.assert_equal(history.suites["arc_easy, acc"]["high"], [0.375, 0.625])
 
 
 @pytest.mark.parametrize("torn", [b'{"kind": "train", "step', b"\x00\x00\x00", b'"text \xff', b"7"])

@@ -59,6 +59,8 @@ def test_a_model_that_knows_its_training_text_by_heart_is_found_out(corpus: Corp
     trained, changed, held_out = found.values()
     assert list(found) == ["training text", "training text with changes", "held-out text"]
     assert trained.share > 0.75, "all but what is beyond the end of a document"
+    assert trained.interval is not None
+    assert held_out.interval is not None
     assert trained.interval[0] > held_out.interval[1]
     assert 0.5 < changed.share < trained.share, "only the last token before a continuation matters here"
     assert trained.whole >= 20 > held_out.whole == 0

@@ -10,7 +10,8 @@ from windlass.data.prepare import prepare
 from windlass.data.tokenizers import load_tokenizer
 from windlass.engine.evaluation import Request, evaluate
 from windlass.errors import WindlassError
-from windlass.evaluation.overlap import Item, find_overlap
+from windlass.evaluation.overlap import find_overlap
+from windlass.evaluation.scores import Item
 from windlass.evaluation.suites import open_benchmarks
 from windlass.spec.job import Prepare
 
@@ -46,13 +47,24 @@ def test_items_are_found_by_thirteen_words_or_all_of_fewer(tmp_path: Path) -> No
     assert find_overlap(ITEMS, str(corpus), "{question}").found == found.found
 
 
+def test_an_item_in_other_words_is_found_too_with_how_much_of_it_is_there(tmp_path: Path) -> None:
+    rewritten = "How many apples does he have left, if she gives three of her twelve apples to Sam?"
+    corpus = write_corpus(tmp_path / "raw", [FILLER, f"{FILLER} {rewritten} {FILLER}"])
+    found = find_overlap(ITEMS, str(corpus))
+    assert found.found == {("a", 0): [f"{corpus}:2"]}
+    assert found.near == {("a", 0): pytest.approx(11 / 15)}, "of 15 times three words, 4 have another one"
+    assert found.texts == {("a", 0): LONG}
+
+
 def test_a_phrase_in_more_than_ten_documents_is_no_evidence(tmp_path: Path) -> None:
-    texts = [f"{LONG} {number}" for number in range(10)]
-    few, many = write_corpus(tmp_path / "few", texts), write_corpus(tmp_path / "many", [*texts, LONG])
-    [(item, documents)] = find_overlap(ITEMS, str(few)).found.items()
-    assert item == ("a", 0)
+    items = {("a", 0): f"{FILLER} {LONG}"}
+    texts = [f"{FILLER} {number}" for number in range(10)]
+    few, many = write_corpus(tmp_path / "few", texts), write_corpus(tmp_path / "many", [*texts, FILLER])
+    [documents] = find_overlap(items, str(few)).found.values()
     assert len(documents) == 3, "the first ones are named"
-    assert find_overlap(ITEMS, str(many)).found == {}
+    assert find_overlap(items, str(many)).found == {}
+    whole = write_corpus(tmp_path / "whole", [f"{items['a', 0]} {number}" for number in range(11)])
+    assert find_overlap(items, str(whole)).near == {("a", 0): 1.0}, "most of an item is more than a phrase"
 
 
 @pytest.mark.parametrize("tokenizer", ["bytes", "gpt2"])
@@ -78,6 +90,7 @@ def test_scores_are_there_with_and_without_the_items_that_were_trained_on(tmp_pa
     assert [(one["task"], one["item"]) for one in found["contamination"][0]["items"]] == [
         ("arc_easy", 3), ("arc_easy", 7), ("gsm8k", 0)
     ]  # fmt: skip
+    assert items["gsm8k", 0].startswith(found["contamination"][0]["items"][2]["text"])
     scores = {(score["task"], score["metric"], score["is_clean"]): score for score in found["suites"]}
     counts = {task: scores[task, metric, True]["items"] for task, metric, is_clean in scores if is_clean}
     assert counts == {"arc_easy": 10, "arc_challenge": 12, "hellaswag": 10, "gsm8k": 5}
@@ -87,6 +100,8 @@ def test_scores_are_there_with_and_without_the_items_that_were_trained_on(tmp_pa
     assert round(whole["value"] * 12) - round(clean["value"] * 10) in (0, 1, 2)
     card = (tmp_path / "model-card.md").read_text()
     assert f"3 of {found['contamination'][0]['items_known']} items share 13 words in a row" in card
+    assert "| arc_easy 7 | " in card
+    assert "Test items in training data" in (tmp_path / "report.html").read_text()
     assert "| arc_easy | acc, clean items |" in card
 
 

@@ -54,7 +54,7 @@ def test_documents_are_read_by_themselves_and_every_token_counts_once(
     assert found.windows == 3 + math.ceil(len(texts[2]) / 16)
     assert found.loss == pytest.approx(sum(part.loss * part.tokens for part in parts) / found.tokens)
     assert found.stderr is not None
-    low, high = found.bits_interval or (0, 0)
+    low, high = found.bits_per_byte_interval or (0, 0)
     assert low < found.bits_per_byte < high
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import lm_eval.tasks
 import pytest
 import transformers
 from lm_eval.api.instance import Instance
+from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from tests.trainer.evaluation.suite_data import GPT2, LLAMA, STEM, write_model, write_suites, write_tokenizer
 
 from windlass.data.tokenizers import load_tokenizer
 from windlass.errors import WindlassError
-from windlass.evaluation.harness import DecoderLM
+from windlass.evaluation.harness import DecoderLM, Share
 from windlass.evaluation.suites import open_benchmarks, run_benchmarks
 from windlass.models.huggingface import load_model
 
@@ -54,6 +55,8 @@ def theirs(folder: Path) -> Any:
 
 def everything(lm: Any, data: Path) -> dict[str, Any]:
     with open_benchmarks(SUITES, data) as benchmarks:
+        for task in benchmarks.loaded["tasks"].values():
+            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
         return dict(evaluate(lm, benchmarks.loaded, log_samples=True))
 
 
@@ -107,6 +110,32 @@ def test_a_limit_takes_the_first_items_and_examples_go_before_them(model: Path, 
         prompts = [instance.args[0] for instance in task.instances]
     assert (score.suite, score.task, score.metric, score.items, score.few_shot) == ("arc_easy", "arc_easy", "acc", 5, 2)
     assert {prompt.count("Answer:") for prompt in prompts} == {3}
+
+
+def test_every_run_of_a_suite_has_the_same_examples(model: Path, data: Path) -> None:
+    prompts = []
+    with open_benchmarks(["gsm8k"], data, few_shot=2) as benchmarks:
+        [task] = benchmarks.loaded["tasks"].values()
+        for _ in range(2):
+            run_benchmarks(ours(model), benchmarks, limit=2)
+            prompts.append([instance.args[0] for instance in task.instances])
+    assert prompts[0] == prompts[1]
+
+
+def test_processes_that_share_the_items_have_the_answers_of_one() -> None:
+    questions, gathered = list(range(7)), list[list[int]]()
+
+    def squares(of: Sequence[int]) -> list[int]:
+        return [question**2 for question in of]
+
+    def gather(own: list[int]) -> list[list[int]]:
+        gathered.append(own)
+        return gathered
+
+    for rank in range(3):
+        answers = Share(rank, 3, gather).answer(questions, squares)
+    assert [len(part) for part in gathered] == [2, 2, 3]
+    assert answers == squares(questions) == Share().answer(questions, squares)
 
 
 def test_mmlu_has_a_score_of_its_own_and_of_each_subject(model: Path, tmp_path: Path) -> None:

@@ -173,6 +173,10 @@ def test_a_good_job_breaks_no_rule() -> None:
             "spec.data.examples: not with task Pretrain",
         ),
         ([*CLASSIFY, "evaluation.prompts=[a]"], "spec.evaluation.prompts: a classifier writes no text; leave them out"),
+        (
+            [*CLASSIFY, "evaluation.suites=[{name: arc}]"],
+            "spec.evaluation.suites: a classifier answers no questions; leave them out",
+        ),
         (["task=Instruct"], "spec.data.examples: task Instruct needs it: conversations"),
         (
             [*INSTRUCT, "data.template=Alpacca"],
@@ -235,7 +239,6 @@ def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
     ("overrides", "path"),
     [
         (["model={custom: 'mine.models:build'}"], "spec.model.custom"),
-        (["evaluation.suites=[{name: hellaswag}]"], "spec.evaluation.suites"),
     ],
 )
 def test_what_this_version_cannot_run_is_valid_and_told_apart(overrides: list[str], path: str) -> None:

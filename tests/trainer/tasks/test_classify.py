@@ -7,10 +7,11 @@ import torch
 
 from windlass.data.buckets import padded_batch
 from windlass.data.tokenizers import load_tokenizer
+from windlass.intervals import wilson
 from windlass.models.build import build_model
 from windlass.spec.job import Model
 from windlass.spec.presets import model_config
-from windlass.tasks.classify import balanced_weights, encode, label_loss, measure, wilson
+from windlass.tasks.classify import balanced_weights, encode, label_loss, measure
 
 
 @pytest.mark.parametrize("pooling", ["LastToken", "FirstToken", "Mean"])

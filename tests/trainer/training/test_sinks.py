@@ -41,8 +41,14 @@ def train(step: int, **changes: Any) -> Record:
 
 VALIDATION = {"kind": "validation", "step": 2, "loss": 3.25, "tokens": 4096, "seconds": 0.5}
 SAMPLE = {"kind": "sample", "step": 2, "prompt": "def f(", "text": "x):\n    return <b>x</b>"}
+SUITES = {
+    "kind": "suites",
+    "step": 2,
+    "scores": [{"task": "arc_easy", "metric": "acc", "value": 0.25, "is_part": False}],
+    "seconds": 1.5,
+}
 CHECKPOINT = {"kind": "checkpoint", "step": 2, "seconds": 0.75, "blocked_seconds": 0.02}
-RECORDS: list[Record] = [train(1), train(2), VALIDATION, SAMPLE, CHECKPOINT, train(3)]
+RECORDS: list[Record] = [train(1), train(2), VALIDATION, SAMPLE, SUITES, CHECKPOINT, train(3)]
 
 
 def send(sink: Sink, records: list[Record] = RECORDS) -> None:
@@ -58,6 +64,7 @@ def test_scalars_are_a_records_numbers_by_name() -> None:
     assert "train/mfu" not in numbers
     assert scalars(VALIDATION) == {"validation/loss": 3.25, "validation/tokens": 4096, "validation/seconds": 0.5}
     assert scalars(SAMPLE) == {}
+    assert scalars(SUITES) == {"suites/arc_easy/acc": 0.25, "suites/seconds": 1.5}
 
 
 def read_events(folder: Path) -> EventAccumulator:

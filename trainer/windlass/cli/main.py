@@ -238,18 +238,38 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Prepared corpus of the training: is its text reproduced? Repeatable."),
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Run or model to compare with; by default what the run began with, if weights.", metavar="RUN|FOLDER"
+        ),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Prepared corpus of the bigram baseline of texts; by default the run's. Repeatable."),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Compare with nothing.")] = False,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", help="Text that the models continue. Repeatable.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a continued prompt.")] = 128,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Of a continued prompt; 0 takes the likeliest token each time.")
+    ] = 0.0,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first items of each task, and windows of each text.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that the model reads at once.")] = 8,
     tokenizer: Annotated[str | None, typer.Option(help="Of a folder that has none, as spec.tokenizer.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of evaluation.json and model-card.md; by default the model's.")
+        Path | None,
+        typer.Option(help="Folder of evaluation.json, model-card.md and report.html; by default the model's."),
     ] = None,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Measure a model: perplexity and bits per byte on texts, and scores of benchmark suites.
 
+    Beside them are those of the weights it began with, and of a bigram model of its corpus.
     Scores have 95 % intervals. The suites need the extra `evaluate`.
     """
     if not sys.stderr.isatty():  # read when tqdm is imported, which PyTorch does
@@ -266,6 +286,12 @@ def evaluate(
         few_shot=few_shot,
         decontaminate=decontaminate or [],
         memorisation=memorisation or [],
+        base=base,
+        baseline=baseline or [],
+        alone=alone,
+        prompts=prompts or [],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
         limit=limit,
         batch_size=batch_size,
         tokenizer=tokenizer,

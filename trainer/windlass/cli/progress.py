@@ -27,6 +27,8 @@ class Progress:
     step: int = 0
     loss: float | None = None
     validation_loss: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    """Of benchmark suites: task and metric -> 0 to 1."""
     tokens_per_second: float | None = None
     mfu: float | None = None
     checkpoint: int | None = None
@@ -48,6 +50,8 @@ class Progress:
                 self._moments.append((datetime.fromisoformat(record["time"]), self.step))
             case "validation":
                 self.validation_loss = record["loss"]
+            case "suites":
+                self.scores |= {_name_of(score): score["value"] for score in _main(record)}
             case "checkpoint":
                 self.checkpoint = record["step"]
             case "workers":
@@ -75,7 +79,8 @@ class Progress:
             (self.checkpoint, "checkpoint {}".format),
         ]
         workers = [f"workers {self.workers}"] if self.workers else []
-        return [text(value) for value, text in known if value is not None] + workers
+        scores = [f"{name} {value:.3f}" for name, value in self.scores.items()]
+        return [text(value) for value, text in known if value is not None] + scores + workers
 
     def line(self) -> str:
         """All of it on one line, for logs."""
@@ -96,6 +101,16 @@ class Progress:
         return Group(top, Columns([Text(fact, style="dim") for fact in self.facts()], padding=(0, 2)))
 
 
+def _name_of(score: Record) -> str:
+    """A score of a suite: task and metric."""
+    return f"{score['task']} {score['metric']}"
+
+
+def _main(record: Record) -> list[Record]:
+    """Scores without those of a group's parts."""
+    return [score for score in record["scores"] if not score["is_part"]]
+
+
 def lines(record: Record) -> list[str]:
     """What one record is worth saying in a log that is read from top to bottom; often nothing."""
     match record["kind"]:
@@ -113,6 +128,9 @@ def lines(record: Record) -> list[str]:
             return [f"{kind.capitalize()}: {record['message']}"]
         case "validation":
             return [f"step {record['step']}  validation loss {loss(record['loss'])}"]
+        case "suites":
+            scores = ", ".join(f"{_name_of(score)} {score['value']:.4f}" for score in _main(record))
+            return [f"step {record['step']}  {scores}"]
         case "sample":
             text = printable(record["prompt"] + record["text"]).rstrip().replace("\n", "\n    ")
             return [f"step {record['step']}  the model continues {record['prompt']!r}:", f"    {text}"]

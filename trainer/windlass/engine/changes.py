@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "spec.checkpoints.onDelete",
     "spec.evaluation.prompts",
     "spec.evaluation.sampleTokens",
+    "spec.evaluation.suites",
     "spec.head",
     "spec.lifecycle",
     "spec.logging",

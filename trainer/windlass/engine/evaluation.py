@@ -1,27 +1,36 @@
 """Evaluate a run's model, or one in a folder: what it is, what is measured, and the files that say so."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from windlass.data.corpus import Corpus
+from windlass.data.corpus import MANIFEST, Corpus
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
-from windlass.engine.bases import CONFIG, alike
+from windlass.engine.bases import CONFIG, HUB, Base, alike, base_model, find_base, tokenizer_of
 from windlass.engine.machine import environment, this_machine
+from windlass.engine.preparation import corpora_folder, places_of_corpora
 from windlass.engine.run_folder import now, write_json
-from windlass.engine.runs import find_run, load_checkpoint
+from windlass.engine.runs import TrainedRun, find_run, load_checkpoint, prompt_encoder
 from windlass.errors import WindlassError
 from windlass.evaluation import card, record
+from windlass.evaluation.bigram import Bigram
 from windlass.evaluation.memorisation import probe
 from windlass.evaluation.overlap import Overlap, find_overlap
-from windlass.evaluation.perplexity import score_text
-from windlass.evaluation.scores import Score
+from windlass.evaluation.perplexity import TextScore, measure_text, score_text
+from windlass.evaluation.report import write_report
+from windlass.evaluation.scores import Item, Score
 from windlass.models.classifier import Classifier
 from windlass.models.decoder import Decoder
+from windlass.models.generation import generate
 from windlass.models.huggingface import load_model
-from windlass.spec.job import RawData
+from windlass.spec.job import JobSpec, RawData
+from windlass.storage import Storage, shown
+
+if TYPE_CHECKING:
+    from windlass.evaluation.suites import Benchmarks
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,14 @@ class Request:
 
     suites: Sequence[str] = ()
     texts: Sequence[RawData] = ()
+    prompts: Sequence[str] = ()
+    """Texts that the models continue."""
+    base: str | None = None
+    """What the model is compared with, as `place` of `evaluate`; None: what its run started from."""
+    baseline: Sequence[str] = ()
+    """Prepared corpora that the bigram baseline of texts is fitted on; none: those of its run."""
+    alone: bool = False
+    """Compare the model with nothing."""
     data: Path | None = None
     """Folder of the suites' data; None: the Hugging Face hub."""
     few_shot: int | None = None
@@ -43,6 +60,10 @@ class Request:
     limit: int | None = None
     """Items of each task, windows of each text."""
     batch_size: int = 8
+    max_new_tokens: int = 128
+    """Of a continued prompt."""
+    temperature: float = 0.0
+    """Of a continued prompt; 0 takes the likeliest token."""
 
 
 @dataclass(frozen=True)
@@ -55,88 +76,242 @@ class Subject:
     place: str
     checkpoint: str | None
     """Of a run."""
+    spec: JobSpec | None
+    """Of its run, whose template its prompts are put in."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model was found to do."""
+
+    texts: list[TextScore]
+    scores: list[Score]
+    samples: list[str]
+    """What it continues each prompt with."""
 
 
 def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | None = None) -> dict[str, Any]:
-    """Measure a model; write evaluation.json and model-card.md to `out`, and return what the first one holds.
+    """Measure a model; write evaluation.json, model-card.md and report.html to `out`, and return what the first holds.
 
-    `place` is a run, as of `load_run`, or a folder in Hugging Face layout. Everything asked for is found before the
-    model is loaded.
+    `place` is a run, as of `load_run`, hf://ORG/NAME or a folder in Hugging Face layout. A model that began
+    with the weights of another one is compared with it, and with a bigram model of its training data. Everything asked
+    for is found before a model is loaded.
 
     Raises WindlassError: ConfigInvalid for an unknown suite, a tokenizer that is not the model's, nothing to measure;
         DataNotFound for a model, a text or a suite's file that is not there.
     """
+    _check(request)
+    with ExitStack() as stack:
+        benchmarks, overlaps = None, list[Overlap]()
+        if request.suites:
+            from windlass.evaluation.suites import open_benchmarks  # imports lm_eval, which takes seconds
+
+            benchmarks = stack.enter_context(open_benchmarks(request.suites, request.data, request.few_shot))
+            items = benchmarks.items(request.limit) if request.decontaminate else {}
+            overlaps = [find_overlap(items, corpus, request.text_field) for corpus in request.decontaminate]
+        subject = _load(place, tokenizer)
+        other = None if request.alone else _load_other(place, request)
+        bigram, corpora, missing = _bigram(place, subject, request)
+        known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
+        of_other = None if other is None else _measure(other, request, benchmarks, known, subject)
+        found = _measure(subject, request, benchmarks, known, other)
+    recalls = {
+        corpus: probe(
+            subject.model,
+            subject.tokenizer,
+            Corpus.open(corpus),
+            passages=request.passages,
+            batch_size=request.batch_size,
+        )
+        for corpus in request.memorisation
+    }
+    results = {
+        "model": _describe(subject),
+        "base": other and _describe(other),
+        "baseline": {"name": "bigram", "corpora": corpora, "missing": missing},
+        "time": now(),
+        "limit": request.limit,
+        "texts": record.texts(
+            found.texts,
+            None if of_other is None else of_other.texts,
+            bigram,
+            same_tokens=other is not None and alike(subject.tokenizer, other.tokenizer),
+        ),
+        "suites": record.suites(found.scores, None if of_other is None else of_other.scores),
+        "samples": [
+            {"prompt": prompt, "text": text} | ({"base": of_other.samples[number]} if of_other else {})
+            for number, (prompt, text) in enumerate(zip(request.prompts, found.samples, strict=True))
+        ],
+        "temperature": request.temperature,
+        "contamination": [record.contamination(overlap) for overlap in overlaps],
+        "memorisation": record.memorisation(recalls),
+        "environment": environment(this_machine()),
+    }
+    write_json(out / record.FILE, results)
+    (out / card.FILE).write_text(card.model_card(results), encoding="utf-8")
+    write_report(out)
+    return results
+
+
+def _check(request: Request) -> None:
+    """Refuse what cannot be measured."""
     if request.decontaminate and not request.suites:
         raise WindlassError("ConfigInvalid", "--decontaminate looks for items of suites; name one: --suite")
-    if not (request.suites or request.texts or request.memorisation):
+    if not (request.suites or request.texts or request.prompts or request.memorisation):
         raise WindlassError("ConfigInvalid", "there is nothing to measure; name a suite (--suite) or a text (--text)")
+    if request.alone and (request.base or request.baseline):
+        raise WindlassError("ConfigInvalid", "--alone compares with nothing; leave it out, or --base and --baseline")
     for text in request.texts:
         list_files(text)
-    for corpus in request.memorisation:
+    for corpus in (*request.memorisation, *request.baseline):
         Corpus.open(corpus)
-    if not request.suites:
-        subject = _load(place, tokenizer)
-        return _write(subject, request, [], [], out)
-    from windlass.evaluation.suites import open_benchmarks  # imports lm_eval, which takes seconds
 
-    with open_benchmarks(request.suites, request.data, request.few_shot) as benchmarks:
+
+def _measure(
+    subject: Subject,
+    request: Request,
+    benchmarks: "Benchmarks | None",
+    known: Collection[Item] | None,
+    other: Subject | None,
+) -> Measured:
+    """Of two models, one at a time is on the GPU."""
+    model, tokenizer = subject.model.to(this_machine().device), subject.tokenizer
+    if other is not None:
+        other.model.to("cpu")
+    scores = []
+    if benchmarks is not None:
         from windlass.evaluation.harness import DecoderLM
         from windlass.evaluation.suites import run_benchmarks
 
-        items = benchmarks.items(request.limit) if request.decontaminate else {}
-        overlaps = [find_overlap(items, corpus, request.text_field) for corpus in request.decontaminate]
-        known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
-        subject = _load(place, tokenizer)
-        lm = DecoderLM(subject.model, subject.tokenizer, request.batch_size)
-        return _write(subject, request, run_benchmarks(lm, benchmarks, request.limit, known), overlaps, out)
-
-
-def _write(
-    subject: Subject, request: Request, scores: Sequence[Score], overlaps: Sequence[Overlap], out: Path
-) -> dict[str, Any]:
-    model, tokenizer = subject.model, subject.tokenizer
+        lm = DecoderLM(model, tokenizer, request.batch_size)
+        scores = run_benchmarks(lm, benchmarks, request.limit, known)
     texts = [
         score_text(model, tokenizer, text, batch_size=request.batch_size, limit=request.limit) for text in request.texts
     ]
-    recalls = {
-        corpus: probe(model, tokenizer, Corpus.open(corpus), passages=request.passages, batch_size=request.batch_size)
-        for corpus in request.memorisation
+    return Measured(texts, scores, [_continue(subject, other, prompt, request) for prompt in request.prompts])
+
+
+def _continue(subject: Subject, other: Subject | None, prompt: str, request: Request) -> str:
+    """The prompt in the model's template; a model without a run gets it as the other one does."""
+    specs = [each.spec for each in (subject, other) if each is not None and each.spec is not None]
+    follows = [spec for spec in specs if spec.task in ("Instruct", "Preference")]
+    tokenizer = subject.tokenizer
+    encode = prompt_encoder(follows[0], tokenizer) if follows else tokenizer.encode
+    tokens = generate(
+        subject.model,
+        [int(token) for token in encode(prompt)] or [tokenizer.end_of_document],
+        request.max_new_tokens,
+        temperature=request.temperature,
+        end_token=tokenizer.end_of_document,
+        vocab_size=tokenizer.vocab_size,
+    )
+    return tokenizer.decode(list(tokens))
+
+
+def _bigram(
+    place: Path | str, subject: Subject, request: Request
+) -> tuple[list[TextScore] | None, list[str], str | None]:
+    """How well a bigram model of the training data does on the texts, the corpora, and why there is none."""
+    if request.alone or not request.texts:
+        return None, [], None
+    corpora = [(uri, 1.0) for uri in request.baseline]
+    if not corpora:
+        if not _is_run(place):
+            return None, [], None
+        corpora = _trained_on(find_run(place))
+        gone = [shown(uri) for uri, _ in corpora if not Storage(uri).exists(MANIFEST)]
+        if gone or not corpora:
+            why = f"{', '.join(gone)} is not there" if gone else "it was trained on no corpus"
+            return None, [], f"{why}; name one: --baseline CORPUS"
+    opened = [(Corpus.open(uri), weight) for uri, weight in corpora]
+    for corpus, _ in opened:
+        corpus.require_tokenizer(subject.tokenizer)
+    bigram = Bigram.fit([(corpus.split("train"), weight) for corpus, weight in opened], subject.tokenizer.vocab_size)
+    length = subject.model.config.context_length
+    scores = [
+        measure_text(bigram.losses, subject.tokenizer, text, length=length, limit=request.limit)
+        for text in request.texts
+    ]
+    return scores, [shown(uri) for uri, _ in corpora], None
+
+
+def _trained_on(run: TrainedRun) -> list[tuple[str, float]]:
+    """The corpora that a run was trained on, or else the run that it began with, and their weights."""
+    data = run.job.spec.data
+    if data.examples is not None or not (data.prepare or data.train):
+        return _trained_on(find_run(run.base.place)) if run.base and run.base.checkpoint else []
+    return places_of_corpora(data, corpora_folder(Path(run.place).parent), load_tokenizer(run.tokenizer))
+
+
+def _describe(subject: Subject) -> dict[str, Any]:
+    return {
+        "name": subject.name,
+        "place": subject.place,
+        "checkpoint": subject.checkpoint,
+        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "context_length": subject.model.config.context_length,
+        "tokenizer": subject.tokenizer.name,
+        "vocab_size": subject.tokenizer.vocab_size,
     }
-    found = {
-        "model": {
-            "name": subject.name,
-            "place": subject.place,
-            "checkpoint": subject.checkpoint,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "context_length": model.config.context_length,
-            "tokenizer": tokenizer.name,
-            "vocab_size": tokenizer.vocab_size,
-        },
-        "time": now(),
-        "limit": request.limit,
-        **record.results(texts, scores, overlaps, recalls),
-        "environment": environment(this_machine()),
-    }
-    write_json(out / record.FILE, found)
-    (out / card.FILE).write_text(card.model_card(found), encoding="utf-8")
-    return found
+
+
+def _load_other(place: Path | str, request: Request) -> Subject | None:
+    """The model to compare with; None where none is named and the model began with random weights."""
+    if request.base is not None:
+        return _load(request.base, None)
+    if not _is_run(place) or (run := find_run(place)).base is None:
+        return None
+    assert run.base is not None
+    try:
+        return _load_base(run.base, load_tokenizer(run.tokenizer))
+    except WindlassError as error:
+        raise WindlassError(
+            error.reason,
+            f"{place} began with {shown(run.base.uri)}: {error}; name another model to compare with, "
+            "--base, or none: --alone",
+        ) from error
+
+
+def _load_base(base: Base, tokenizer: Tokenizer | None) -> Subject:
+    """What a job's `model.from` names; `tokenizer` for weights that have none."""
+    own = tokenizer_of(base, None) if tokenizer is None or base.tokenizer is not None else tokenizer
+    spec = find_run(base.place).job.spec if base.checkpoint is not None else None
+    name = base.uri.rstrip("/").rpartition("/")[2]
+    model = _that_writes(base_model(base), shown(base.uri))
+    return Subject(model, own, name, shown(base.uri), base.checkpoint, spec)
+
+
+def _is_run(place: Path | str) -> bool:
+    """Whether it is not a model in Hugging Face layout."""
+    folder = Path(place)
+    is_model = (folder / CONFIG).exists() and not (folder / "job.yaml").exists()
+    return not is_model and not str(place).startswith(HUB)
 
 
 def _load(place: Path | str, asked: str | None) -> Subject:
+    if str(place).startswith(HUB):
+        base = find_base(str(place), Path("runs"))
+        return _load_base(base, load_tokenizer(asked) if asked else None)
     folder = Path(place)
-    if (folder / CONFIG).exists() and not (folder / "job.yaml").exists():
-        model, checkpoint = load_model(folder), None
-        own = load_tokenizer(str(folder)) if (folder / "tokenizer.json").exists() else None
+    own: Tokenizer | None
+    checkpoint, spec = None, None
+    if _is_run(place):
+        run = find_run(place)
+        model, own, commit = load_checkpoint(run)
+        checkpoint, spec = commit.folder, run.job.spec
     else:
-        model, own, commit = load_checkpoint(find_run(place))
-        checkpoint = commit.folder
+        model = load_model(folder)
+        own = load_tokenizer(str(folder)) if (folder / "tokenizer.json").exists() else None
+    tokenizer = _tokenizer(str(place), own, asked, model.config.vocab_size)
+    return Subject(_that_writes(model, place), tokenizer, folder.name, str(place), checkpoint, spec)
+
+
+def _that_writes(model: Decoder, place: Path | str) -> Decoder:
     if isinstance(model, Classifier):
         raise WindlassError(
             "ConfigInvalid", f"{place} is a classifier and writes no text; its accuracy is in its result.json"
         )
-    tokenizer = _tokenizer(str(place), own, asked, model.config.vocab_size)
-    model.to(this_machine().device)
-    return Subject(model, tokenizer, folder.name, str(place), checkpoint)
+    return model
 
 
 def _tokenizer(place: str, own: Tokenizer | None, asked: str | None, vocab_size: int) -> Tokenizer:

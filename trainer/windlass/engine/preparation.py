@@ -18,6 +18,7 @@ from windlass.engine.examples import prepare_examples
 from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
+from windlass.engine.suites import open_suites
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.plan import Plan, make_plan
@@ -68,6 +69,8 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
 def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
     """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
     base, config, tokenizer = find_model(job, run.path.parent, pinned_checkpoint(run, job.spec.model.from_ or ""))
+    with open_suites(job.spec.evaluation):
+        pass  # what is missing is said now; each rank opens its own
     if base is not None:
         write_base(base, run)
     if tokenizer.name not in BUILT_IN or base is not None:
@@ -176,16 +179,23 @@ def open_corpora(
     """
     data = job.spec.data
     if data.prepare is not None:
-        uri = data.train[0].uri if data.train else str(prepared / corpus_name(data, tokenizer))
+        [(uri, _)] = places_of_corpora(data, prepared, tokenizer)
         size = workers or processors()
         corpus, _ = ensure_prepared(data.prepare, tokenizer, uri, progress, workers=size, executor=executor)
         train = [(corpus, 1.0)]
     else:
-        train = [(Corpus.open(source.uri), source.weight) for source in data.train]
+        train = [(Corpus.open(uri), weight) for uri, weight in places_of_corpora(data, prepared, tokenizer)]
     validation = [(Corpus.open(source.uri), source.weight) for source in data.validation] or train
     for corpus, _ in train + validation:
         corpus.require_tokenizer(tokenizer)
     return train, validation
+
+
+def places_of_corpora(data: Data, prepared: Path, tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """URIs and weights of the corpora to train on; arguments as of `open_corpora`."""
+    if data.prepare is None or data.train:
+        return [(source.uri, source.weight) for source in data.train]
+    return [(str(prepared / corpus_name(data, tokenizer)), 1.0)]
 
 
 def corpus_name(data: Data, tokenizer: Tokenizer) -> str:

@@ -45,6 +45,7 @@ def write_result(
             name: value for name, value in last(records, "preference").items() if name not in ("kind", "time")
         }
         or None,
+        "suites": last(records, "suites").get("scores"),
         "samples": [
             {key: record[key] for key in ("step", "prompt", "text")} for record in records if record["kind"] == "sample"
         ],

@@ -5,6 +5,8 @@ import os
 import platform
 import socket
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,11 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.batches import RankBatches, rank_batches
+from windlass.engine.measure_suites import SuiteMeasurement
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
 from windlass.engine.runs import describe_model, prompt_encoder
+from windlass.engine.suites import OpenSuite, open_suites
 from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts
 from windlass.models.build import build_model
@@ -28,6 +32,7 @@ from windlass.spec.job import LLMTrainingJob, PreferenceLoss
 from windlass.storage import Storage
 from windlass.tasks.classify import label_loss
 from windlass.training.commits import CommitLog
+from windlass.training.hang import HangWatch
 from windlass.training.loop import Outcome, TrainingRun, train
 from windlass.training.measure import Measurement, Samples, Validation
 from windlass.training.measure_labels import LabelMeasurement
@@ -114,7 +119,11 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     if ranks.first:
         run.enter("Running", f"Training on {ranks.world_size} rank{'s' * (ranks.world_size > 1)}")
     recorder = Recorder(run.metrics if ranks.first else None, _sinks(job, run, ranks))
-    try:
+    hang_watch = HangWatch(spec.lifecycle.hang_timeout_seconds)
+    with ExitStack() as stack:
+        stack.callback(recorder.close)
+        stack.callback(hang_watch.close)
+        suites = stack.enter_context(open_suites(spec.evaluation))
         return train(
             TrainingRun(
                 spec=spec,
@@ -137,9 +146,10 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     "trained parameters": spec.model.model_dump(mode="json", include={"trainable", "lora"}),
                     **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
-                measurements=_measurements(settings, ranks, tokenizer, batches),
+                measurements=_measurements(settings, ranks, tokenizer, batches, suites, hang_watch),
                 log=CommitLog(Storage(run.checkpoints_uri(job))),
                 recorder=recorder,
+                hang_watch=hang_watch,
                 stop_requested=run.stop.exists,
                 notify=run.tell if ranks.first else lambda kind, message: None,
                 writer=whereabouts(),
@@ -147,12 +157,15 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 peak_flops=peak_flops(device_name, plan.precision),
             )
         )
-    finally:
-        recorder.close()
 
 
 def _measurements(
-    settings: RankSettings, ranks: Ranks, tokenizer: Tokenizer, batches: RankBatches
+    settings: RankSettings,
+    ranks: Ranks,
+    tokenizer: Tokenizer,
+    batches: RankBatches,
+    suites: Sequence[OpenSuite],
+    hang_watch: HangWatch,
 ) -> list[Measurement]:
     spec, total_steps = settings.job.spec, settings.total_steps
     every_steps = spec.evaluation.every_steps or max(1, total_steps // VALIDATIONS)
@@ -170,10 +183,16 @@ def _measurements(
         seed=spec.training.seed,
         encode=prompt_encoder(spec, tokenizer),
     )
+    asked: list[Measurement] = [samples]
+    if suites:
+        batch_size = settings.plan.batching.micro_batch_size
+        asked.append(
+            SuiteMeasurement(suites, tokenizer, batch_size, every_steps=every_steps, alive=hang_watch.alive, **how)
+        )
     if spec.task == "Preference":
         beta = (spec.training.preference or PreferenceLoss()).beta
         pairs = PreferenceMeasurement(batches=batches.splits["validation"], beta=beta, every_steps=every_steps, **how)
-        return [pairs, samples]
+        return [pairs, *asked]
     measurements: list[Measurement] = [
         Validation(
             batches=batches.splits["validation"],
@@ -189,7 +208,7 @@ def _measurements(
             LabelMeasurement(split=split, batches=found, labels=labels, every_steps=often[split], **how)
             for split, found in batches.splits.items()
         ]
-    return [*measurements, samples]
+    return [*measurements, *asked]
 
 
 def _sinks(job: LLMTrainingJob, run: RunFolder, ranks: Ranks) -> list[Sink]:

@@ -72,6 +72,14 @@ class Bigram:
         seen = np.where(self.pairs[place] == pair, self.discounted[place], 0.0)
         return seen + self.backoff[first] * self.unigram[second]
 
+    def losses(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        """Summed cross entropy, in nats, of each continuation after its context; neither may be empty."""
+        found = []
+        for context, continuation in pairs:
+            tokens = np.array([context[-1], *continuation])
+            found.append(-float(np.log(self.probability(tokens[:-1], tokens[1:])).sum()))
+        return found
+
     def loss(self, batches: Iterable[Batch]) -> float:
         """Cross entropy in nats a token, over all labels that are not ignored. Raises ValueError where all are."""
         total, tokens = 0.0, 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from windlass.evaluation.record import HEADER, Record, notes, rows
+from windlass.evaluation.record import Record, known_items, notes, samples, table, visible
 
 FILE = "model-card.md"
 
@@ -24,15 +24,29 @@ def _lines(record: Record) -> Iterator[str]:
     }
     yield from (f"| {name} | {_cell(value)} |" for name, value in facts.items() if value is not None)
     yield from ["", "## Evaluation", ""]
-    yield f"| {' | '.join(name.capitalize() for name in HEADER)} |"
-    yield "| --- | --- | --- | --- | --- |"
-    yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows(record, parts=True))
+    header, rows = table(record, parts=True)
+    if rows:
+        yield f"| {' | '.join(name.capitalize() for name in header)} |"
+        yield f"|{' --- |' * len(header)}"
+        yield from (f"| {' | '.join(map(_cell, row))} |" for row in rows)
     yield from (f"\n{_cell(note)}" for note in notes(record))
+    if known := list(known_items(record)):
+        yield from ["", "## Test items in training data", "", "| item | where |", "| --- | --- |"]
+        yield from (f"| {name} | {_cell(where)} |" for name, where in known)
+    if record["samples"]:
+        yield from ["", "## What the model writes", "", *_samples(record)]
     versions = ", ".join(f"{name} {version}" for name, version in record["environment"]["packages"].items())
     limit = f" The first {record['limit']:,} items of each task, and windows of each text." if record["limit"] else ""
     yield from ["", f"Measured {record['time'][:10]} with {versions}, on {record['environment']['device']}.{limit}"]
     yield "Intervals are normal approximations from the items' standard error; suites are lm_eval's tasks."
 
 
+def _samples(record: Record) -> Iterator[str]:
+    """Each prompt with what the models write; as code, so that nothing in it is Markdown."""
+    for prompt, texts in samples(record):
+        for name, text in texts:
+            yield from [f"{_cell(name)}:", "", *(f"    {line}" for line in visible(prompt + text).splitlines()), ""]
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return " ".join(text.replace("|", "\\|").split())

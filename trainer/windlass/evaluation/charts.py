@@ -66,6 +66,17 @@ def line_chart(history: History, column: str) -> Markup:
         return _svg(axes)
 
 
+def score_chart(scores: dict[str, Numbers]) -> Markup:
+    """A suite's score over the steps, with its interval."""
+    with _chart(3.2, 2.1) as axes:
+        paint = COLOURS["validation"]
+        spread = np.nan_to_num([scores["value"] - scores["low"], scores["high"] - scores["value"]])
+        axes.errorbar(
+            scores["step"], scores["value"], yerr=spread, fmt="o-", color=paint, markersize=4, elinewidth=1, capsize=2
+        )
+        return _svg(axes)
+
+
 def step_time_chart(history: History) -> Markup:
     """Seconds of a step, stacked by part."""
     steps = history.train["step"]

@@ -5,8 +5,9 @@ tokens, and where tokenizer.json puts a token before each text, so does this.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -18,22 +19,52 @@ from windlass.evaluation.likelihood import pieces, score
 from windlass.models.decoder import Decoder
 from windlass.models.generation import continue_together
 
+Answer = TypeVar("Answer")
+Question = TypeVar("Question")
+
 MOST_GENERATED = 256
 """Tokens of an answer, where its task names no number: lm_eval's default."""
 BATCHES = 64
 """Batches that are sorted by length together."""
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of several processes that have the same model, and answer a part of the same questions each."""
+
+    rank: int = 0
+    of: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+    """Every process's value, in the order of ranks; all call it together."""
+
+    def answer(self, questions: Sequence[Question], of: Callable[[Sequence[Question]], list[Answer]]) -> list[Answer]:
+        """The answers to all questions, of which this process works out its part: neighbours, who share passes."""
+        first, last = (len(questions) * rank // self.of for rank in (self.rank, self.rank + 1))
+        return [answer for part in self.gather(of(questions[first:last])) for answer in part]
+
+
 class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     """Answers lm_eval's three questions: log-likelihoods of continuations, of whole texts, and generated text."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int) -> None:
-        """Ask `model`, which stays on its device, with up to `batch_size` texts at once."""
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        share: Share | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Ask `model`, which stays on its device, with up to `batch_size` texts at once.
+
+        With `share`, every process asks the same, and gets all answers. `alive` is called while they are worked out.
+        """
         super().__init__()
         self.model = model
         self.texts = tokenizer
         self.batch_size = batch_size
         self.max_length = model.config.context_length
+        self._share = share or Share()
+        self._alive = alive
         self._prefix = _prefix(tokenizer)
 
     @property
@@ -63,6 +94,9 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
+        return self._share.answer(requests, self._likelihoods)
+
+    def _likelihoods(self, requests: Sequence[tuple[Any, list[int], list[int]]]) -> list[tuple[float, bool]]:
         order = sorted(range(len(requests)), key=lambda at: len(requests[at][1]) + len(requests[at][2]), reverse=True)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         with tqdm(total=len(requests), desc="Scoring", unit="answer", disable=None, leave=False) as bar:
@@ -72,10 +106,14 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 for at, answer in zip(part, found, strict=True):
                     answers[at] = answer
                 bar.update(len(part))
+                self._alive()
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """Of each text, its log-likelihood in nats, in windows of the model's context."""
+        return self._share.answer(requests, self._rolling)
+
+    def _rolling(self, requests: Sequence[Instance]) -> list[float]:
         texts = [self.tok_encode(request.args[0]) for request in requests]
         windows = [
             (owner, window)
@@ -94,6 +132,9 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         A context that leaves no room for an answer loses its start. An answer has `MOST_GENERATED` tokens or as many as
         its task says, and at most half of the model's context.
         """
+        return self._share.answer(requests, self._generated)
+
+    def _generated(self, requests: Sequence[Instance]) -> list[str]:
         answers = [""] * len(requests)
         alike: dict[tuple[int, tuple[str, ...]], list[tuple[int, list[int]]]] = {}
         for at, request in enumerate(requests):
@@ -109,6 +150,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                     for (at, _), text in zip(batch, texts, strict=True):
                         answers[at] = text
                     bar.update(len(batch))
+                    self._alive()
         return answers
 
     def _limits(self, settings: dict[str, Any]) -> tuple[int, tuple[str, ...]]:

@@ -17,6 +17,7 @@ PARTS = ("data", "forward_backward", "optimizer", "checkpoint")
 """Parts of a step that are timed apart."""
 TRAIN = ("step", "loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second", "mfu")
 VALIDATION = ("step", "loss")
+SCORES = ("step", "value", "low", "high")
 SECONDS = ("total", *PARTS)
 
 
@@ -30,6 +31,8 @@ class History:
     """step and loss: [validations]."""
     samples: list[dict[str, Any]]
     """step, prompt and text of each sample."""
+    suites: dict[str, dict[str, Numbers]]
+    """Task and metric -> step, value, low, high (of the interval): [times it was run]."""
 
 
 def read_history(metrics: Path) -> History:
@@ -37,6 +40,7 @@ def read_history(metrics: Path) -> History:
     train = {name: array("d") for name in (*TRAIN, *SECONDS)}
     validation = {name: array("d") for name in VALIDATION}
     samples = []
+    suites: dict[str, dict[str, array[float]]] = {}
     for record in read_records(metrics):
         match record.get("kind"):
             case "train":
@@ -45,7 +49,17 @@ def read_history(metrics: Path) -> History:
                 _append(validation, record)
             case "sample":
                 samples.append(record)
-    return History(_arrays(train), _arrays(validation), samples)
+            case "suites":
+                for score in record.get("scores", []):
+                    if not score["is_part"]:
+                        columns = suites.setdefault(
+                            f"{score['task']}, {score['metric']}", {name: array("d") for name in SCORES}
+                        )
+                        low, high = score["interval"] or (None, None)
+                        _append(columns, score | {"step": record["step"], "low": low, "high": high})
+    return History(
+        _arrays(train), _arrays(validation), samples, {name: _arrays(columns) for name, columns in suites.items()}
+    )
 
 
 def read_records(lines: Path) -> Iterator[dict[str, Any]]:

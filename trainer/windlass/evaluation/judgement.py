@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from windlass.evaluation.journal import Record
 from windlass.evaluation.judge import Asked, Verdict, ask_pair, ask_scores, reason, score, verdict
 from windlass.evaluation.questions import Answers, Question
-from windlass.evaluation.scores import Z95
-from windlass.tasks.classify import wilson
+from windlass.intervals import Z95, wilson
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 _OUTCOMES: dict[tuple[Verdict, Verdict], str] = {("first", "second"): "win", ("second", "first"): "loss"}
@@ -53,7 +52,7 @@ def compare(
         "judged": len(judged),
         **{outcome: sum(item["outcome"] == outcome for item in judged) for outcome in POINTS},
         "win_rate": won / len(judged) if judged else None,
-        "interval": wilson(won, len(judged)) if judged else None,
+        "interval": list(wilson(won, len(judged))) if judged else None,
         "changed_mind": sum(item["outcome"] == "tie" and item["verdicts"] != ["tie", "tie"] for item in judged),
         "prefers_first": verdicts.count("first"),
         "prefers_second": verdicts.count("second"),

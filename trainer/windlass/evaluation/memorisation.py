@@ -4,7 +4,6 @@ and passages that it has not been trained on (Carlini et al. 2022, arXiv:2202.07
 A model that predicts well continues all three about equally well; one that has memorised continues the first better.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from windlass.data.corpus import Corpus, Split
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.evaluation.scores import Z95, Interval
+from windlass.intervals import Interval, normal, stderr_of_mean
 from windlass.models.decoder import Decoder
 from windlass.models.generation import continue_together
 from windlass.storage import shown
@@ -36,14 +35,14 @@ class Recall:
     """Of each continuation."""
     share: float
     """Mean share of a continuation that is reproduced before the first other token."""
-    stderr: float
+    stderr: float | None
     whole: int
     """Passages whose continuation is reproduced to its end."""
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> Interval | None:
         """95 %, of the share, by the normal approximation."""
-        return max(0.0, self.share - Z95 * self.stderr), min(1.0, self.share + Z95 * self.stderr)
+        return normal(self.share, self.stderr, 0.0, 1.0)
 
 
 def probe(
@@ -88,8 +87,7 @@ def _recall(
         batch = texts[start : start + batch_size].tolist()
         matched += _matched(model, tokenizer, batch, count)
     shares = np.array(matched) / count
-    stderr = float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    return Recall(name, len(shares), count, float(shares.mean()), stderr, matched.count(count))
+    return Recall(name, len(shares), count, float(shares.mean()), stderr_of_mean(shares), matched.count(count))
 
 
 def _matched(model: Decoder, tokenizer: Tokenizer, batch: Sequence[list[int]], count: int) -> list[int]:

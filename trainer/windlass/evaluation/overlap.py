@@ -8,6 +8,8 @@ from windlass.data.corpus import MANIFEST, Corpus
 from windlass.data.deduplication.ngrams import word_hashes
 from windlass.data.sources.documents import documents
 from windlass.data.sources.listing import list_files
+from windlass.evaluation.near import index_near
+from windlass.evaluation.scores import Item
 from windlass.spec.job import RawData
 from windlass.storage import Storage, shown
 
@@ -16,13 +18,11 @@ NGRAM, COMMON = 13, 10
 NAMED = 3
 """Documents that are named for an item."""
 
-Item = tuple[str, int]
-"""Task, and number among its items."""
-
 
 @dataclass(frozen=True)
 class Overlap:
-    """Items that share `NGRAM` words in a row with a document of a corpus; one of 8 words or more as a whole."""
+    """Items that share `NGRAM` words in a row with a document of a corpus, one of 8 words or more as a whole, or that
+    are near duplicates of a passage."""
 
     corpus: str
     documents: int
@@ -32,6 +32,10 @@ class Overlap:
     """Items of so few words that anyone may have written them; they count as clean."""
     found: Mapping[Item, list[str]]
     """Item -> the first of the documents that it is in."""
+    near: Mapping[Item, float]
+    """Of them those that are nearly there: the share of their words, three in a row, that a passage has."""
+    texts: Mapping[Item, str]
+    """Of the items found."""
 
 
 def find_overlap(items: Mapping[Item, str], corpus: str, text_field: str = "text") -> Overlap:
@@ -41,24 +45,35 @@ def find_overlap(items: Mapping[Item, str], corpus: str, text_field: str = "text
     `Corpus.open`.
     """
     known = index_items(((str(number), text) for number, text in enumerate(items.values())), NGRAM)
+    similar = index_near(list(items.values()))
+    near: dict[int, float] = {}
+    near_documents: dict[int, list[str]] = {}
     hits: dict[tuple[int, int], list[str]] = {}
     count = 0
     for name, text in training_documents(corpus, text_field):
         count += 1
-        for gram in known.hits(word_hashes(text)):
+        words = word_hashes(text)
+        for gram in known.hits(words):
             hits.setdefault(gram, []).append(name)
+        for item, share in similar.find(words).items():
+            near[item] = max(share, near.get(item, 0.0))
+            near_documents.setdefault(item, []).append(name)
     keys = list(items)
     found: dict[Item, list[str]] = {}
-    for (words, position), names in hits.items():
+    for (size, position), names in hits.items():
         if len(names) <= COMMON:
-            named = found.setdefault(keys[int(known.names[known.items[words][position]])], [])
+            named = found.setdefault(keys[int(known.names[known.items[size][position]])], [])
             named += [name for name in names if name not in named]
+    only_near = {keys[item]: share for item, share in sorted(near.items()) if keys[item] not in found}
+    found |= {keys[item]: names for item, names in near_documents.items() if keys[item] in only_near}
     return Overlap(
         corpus=shown(corpus),
         documents=count,
         known=len(known.names),
         too_short=known.skipped,
         found={item: sorted(found[item])[:NAMED] for item in keys if item in found},
+        near=only_near,
+        texts={item: items[item] for item in keys if item in found},
     )
 
 

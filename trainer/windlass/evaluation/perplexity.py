@@ -1,15 +1,18 @@
 """Perplexity and bits per byte of texts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from windlass.data.sources.documents import documents
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.evaluation.likelihood import Pair, pieces, score
-from windlass.evaluation.scores import Z95, Interval
+from windlass.intervals import Difference, Interval, normal, stderr_of_ratio
 from windlass.models.decoder import Decoder
 from windlass.spec.job import RawData
 from windlass.storage import shown
@@ -18,7 +21,7 @@ BATCHES = 16
 """Batches of windows that are sorted by length together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextScore:
     """How well a model predicts a text.
 
@@ -29,14 +32,30 @@ class TextScore:
 
     text: str
     """Where it is."""
-    tokens: int
     bytes: int
     """Of its UTF-8."""
-    windows: int
-    loss: float
-    """Mean cross entropy, nats per token."""
-    stderr: float | None
-    """Of the loss, from the windows' differences; None where there is one window."""
+    losses: NDArray[np.float64]
+    """Summed cross entropy of each window, nats: [windows]."""
+    counts: NDArray[np.int64]
+    """Tokens of each window: [windows]."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def windows(self) -> int:
+        return len(self.counts)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy, nats per token."""
+        return float(self.losses.sum()) / self.tokens
+
+    @property
+    def stderr(self) -> float | None:
+        """Of the loss, from the windows' differences; None where there is one window."""
+        return stderr_of_ratio(self._residuals, self.tokens)
 
     @property
     def perplexity(self) -> float:
@@ -44,30 +63,67 @@ class TextScore:
 
     @property
     def bits_per_byte(self) -> float:
-        return self._in_bits(self.loss)
+        return self.loss * self._bits
 
     @property
     def perplexity_interval(self) -> Interval | None:
         """95 %."""
-        return self._interval and (math.exp(self._interval[0]), math.exp(self._interval[1]))
+        around = normal(self.loss, self.stderr)
+        return around and (math.exp(around[0]), math.exp(around[1]))
 
     @property
-    def bits_interval(self) -> Interval | None:
+    def bits_per_byte_interval(self) -> Interval | None:
         """95 %."""
-        return self._interval and (self._in_bits(self._interval[0]), self._in_bits(self._interval[1]))
+        around = normal(self.loss, self.stderr)
+        return around and (around[0] * self._bits, around[1] * self._bits)
+
+    def above(self, other: "TextScore", metric: str) -> Difference:
+        """How much perplexity or bits_per_byte is above another model's; an interval needs the same windows.
+
+        The interval is that of the windows' differences, each weighted by what the metric gains with the loss (the
+        delta method; Cochran 1977, sections 6.4 and 6.19).
+        """
+        value = getattr(self, metric) - getattr(other, metric)
+        if not np.array_equal(self.counts, other.counts):
+            return Difference(value, None)
+        residuals = self._slope(metric) * self._residuals - other._slope(metric) * other._residuals
+        return Difference(value, normal(value, stderr_of_ratio(residuals, self.tokens)))
 
     @property
-    def _interval(self) -> Interval | None:
-        return None if self.stderr is None else (self.loss - Z95 * self.stderr, self.loss + Z95 * self.stderr)
+    def _residuals(self) -> NDArray[np.float64]:
+        return self.losses - self.loss * self.counts
 
-    def _in_bits(self, nats_per_token: float) -> float:
-        return nats_per_token / math.log(2) * self.tokens / self.bytes
+    @property
+    def _bits(self) -> float:
+        """Bits per byte of a nat per token."""
+        return self.tokens / self.bytes / math.log(2)
+
+    def _slope(self, metric: str) -> float:
+        return self.perplexity if metric == "perplexity" else self._bits
 
 
 def score_text(
     model: Decoder, tokenizer: Tokenizer, source: RawData, *, batch_size: int, limit: int | None = None
 ) -> TextScore:
-    """Measure a model on the documents of a source, or on their first `limit` windows.
+    """Measure a model on the documents of a source, or on their first `limit` windows; errors as of `measure_text`."""
+
+    def losses(windows: Sequence[Pair]) -> list[float]:
+        return [-likelihood for likelihood, _ in score(model, windows, batch_size)]
+
+    length = model.config.context_length
+    return measure_text(losses, tokenizer, source, length=length, limit=limit, at_once=BATCHES * batch_size)
+
+
+def measure_text(
+    losses_of: Callable[[Sequence[Pair]], list[float]],
+    tokenizer: Tokenizer,
+    source: RawData,
+    *,
+    length: int,
+    limit: int | None = None,
+    at_once: int = 1024,
+) -> TextScore:
+    """Measure what gives the summed cross entropy of each of `at_once` windows of up to `length` tokens, in nats.
 
     Raises WindlassError: DataNotFound where there is no text, and as `list_files` and `documents`.
     """
@@ -77,22 +133,21 @@ def score_text(
     held: list[Pair] = []
 
     def flush() -> None:
-        losses.extend(-likelihood for likelihood, _ in score(model, held, batch_size))
+        losses.extend(losses_of(held))
         counts.extend(len(continuation) for _, continuation in held)
         held.clear()
 
-    for window, size in _windows(tokenizer, source, model.config.context_length):
+    for window, size in _windows(tokenizer, source, length):
         held.append(window)
         seen += size
-        if len(held) == BATCHES * batch_size:
+        if len(held) == at_once:
             flush()
         if limit is not None and len(counts) + len(held) == limit:
             break
     flush()
     if not counts:
         raise WindlassError("DataNotFound", f"{shown(source.uri)} has no text; name another file, or its field")
-    loss = sum(losses) / sum(counts)
-    return TextScore(shown(source.uri), sum(counts), seen, len(counts), loss, _stderr(losses, counts, loss))
+    return TextScore(shown(source.uri), seen, np.array(losses), np.array(counts))
 
 
 def _windows(tokenizer: Tokenizer, source: RawData, length: int) -> Iterator[tuple[Pair, int]]:
@@ -109,12 +164,3 @@ def _windows(tokenizer: Tokenizer, source: RawData, length: int) -> Iterator[tup
                 size = left if number == len(windows) else min(left, len(tokenizer.decode(window[1]).encode()))
                 left -= size
                 yield window, size
-
-
-def _stderr(losses: Sequence[float], counts: Sequence[int], loss: float) -> float | None:
-    """Standard error of a ratio of sums (Cochran 1977, Sampling Techniques, section 6.4)."""
-    windows = len(losses)
-    if windows < 2:
-        return None
-    squares = sum((total - loss * count) ** 2 for total, count in zip(losses, counts, strict=True))
-    return math.sqrt(squares * windows / (windows - 1)) / sum(counts)

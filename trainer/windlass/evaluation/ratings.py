@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from windlass.evaluation.scores import Interval
 from windlass.evaluation.votes import Vote
+from windlass.intervals import Interval
 
 Floats = NDArray[np.float64]
 

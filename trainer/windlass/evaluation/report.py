@@ -12,14 +12,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from windlass.evaluation import record
-from windlass.evaluation.charts import line_chart, loss_chart, step_parts, step_time_chart
+from windlass.evaluation.charts import line_chart, loss_chart, score_chart, step_parts, step_time_chart
 from windlass.evaluation.history import History, Numbers, read_history, read_records
 from windlass.spec.reasons import REASONS
 
 MAX_EVENTS = 100
 """Events shown: the last ones."""
-CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
-"""A model that has learned nothing writes control characters, which have no place in HTML."""
+MOST_ITEMS = 50
+"""Test items in training data that are shown; evaluation.json has all."""
+FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,29 @@ def write_report(folder: Path) -> Path:
     history = read_history(folder / "metrics.jsonl")
     events = list(read_records(folder / "events.jsonl"))
     evaluated = read_object(folder / record.FILE)
+    of_model = evaluated and not (folder / "job.yaml").exists()
     baseline = (result.get("baseline") or {}).get("validation_loss")
     sections = (
         *_classification(result),
         ("Pairs of answers, validation split", _preference(result)),
+        ("Test items in training data", list(record.known_items(evaluated))[:MOST_ITEMS] if evaluated else []),
         ("Plan", list(facts_of_plan(events).items())),
-        ("Environment", _facts(result)),
+        ("Environment", _facts(result or evaluated)),
     )
     return render(
         "report.html",
-        folder / "report.html",
-        name=result.get("name", folder.name),
-        status=result.get("status", "Running"),
-        headline=headline(result, baseline),
+        folder / FILE,
+        name=result.get("name", evaluated["model"]["name"] if of_model else folder.name),
+        status=None if of_model else result.get("status", "Running"),
+        headline=_about(evaluated["model"]) if of_model else headline(result, baseline),
         failure=_failure(result),
         tiles=_tiles(result, history),
         charts=list(_charts(history, baseline)),
         samples=samples(history, result),
         events=_told(events),
-        evaluation=list(record.rows(evaluated)) if evaluated else [],
+        evaluation=record.table(evaluated) if evaluated else ([], []),
+        asked=list(record.samples(evaluated)) if evaluated else [],
+        evaluated=bool(evaluated),
         notes=list(record.notes(evaluated)) if evaluated else [],
         tables=[(title, rows) for title, rows in sections if rows],
         job=_read_text(folder / "job.yaml"),
@@ -72,7 +77,7 @@ def render(template: str, page: Path, **values: Any) -> Path:
     environment = Environment(
         loader=PackageLoader("windlass.evaluation", ""), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"visible": lambda text: text.translate(CONTROL)}
+    environment.filters |= {"visible": record.visible}
     text = environment.get_template(template).render(**values)
     partial = page.with_suffix(".partial")
     partial.write_bytes(text.encode("utf-8", errors="replace"))
@@ -98,6 +103,14 @@ def headline(result: dict[str, Any], baseline: float | None) -> str:
         return f"Reached a validation loss of {loss:.3f} after {steps:,} steps."
     verdict = "Beats the bigram baseline" if loss < baseline else "Does not beat the bigram baseline"
     return f"{verdict} on held-out text: {loss:.3f} against {baseline:.3f} nats per token."
+
+
+def _about(model: dict[str, Any]) -> str:
+    """A model that is not a run's, in a sentence."""
+    parameters, context = _short(model["parameters"]), model["context_length"]
+    return (
+        f"{model['place']}: {parameters} parameters, a context of {context:,} tokens, tokenizer {model['tokenizer']}."
+    )
 
 
 def _failure(result: dict[str, Any]) -> dict[str, str] | None:
@@ -133,6 +146,9 @@ def _charts(history: History, baseline: float | None) -> Iterator[Chart]:
     yield Chart(speed, line_chart(history, "tokens_per_second"), [])
     yield Chart("Learning rate", line_chart(history, "learning_rate"), [])
     yield Chart("Gradient norm, before clipping", line_chart(history, "gradient_norm"), [])
+
+    for name, scores in history.suites.items():
+        yield Chart(f"{name}: {_decimal(_last(scores['value']))}", score_chart(scores), [])
 
     parts = {name: _mean(seconds) for name, seconds in step_parts(history).items()}
     whole = sum(parts.values()) or 1.0

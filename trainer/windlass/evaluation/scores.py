@@ -1,10 +1,12 @@
 """Scores of benchmark suites, with their uncertainty."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-Z95 = 1.96
-"""A normal distribution has 95 % within so many standard errors."""
-Interval = tuple[float, float]
+from windlass.intervals import Difference, Interval, normal, stderr_of_mean
+
+Item = tuple[str, int]
+"""Task, and number among its items."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,18 @@ class Score:
     """Solved examples before each item."""
     is_part: bool = False
     """True for a task of a group whose own score is there, such as a subject of MMLU."""
-
     is_clean: bool = False
     """True where the items that are in training data are left out."""
+    values: Mapping[Item, float] = field(default_factory=dict, repr=False)
+    """Of each item."""
 
     @property
     def interval(self) -> Interval | None:
         """95 %, by the normal approximation."""
-        if self.stderr is None:
-            return None
-        return max(0.0, self.value - Z95 * self.stderr), min(1.0, self.value + Z95 * self.stderr)
+        return normal(self.value, self.stderr, 0.0, 1.0)
+
+    def above(self, other: "Score") -> Difference:
+        """How much this is above another model's score, with an interval from the items that both were asked."""
+        difference = self.value - other.value
+        pairs = [value - other.values[item] for item, value in self.values.items() if item in other.values]
+        return Difference(difference, normal(difference, stderr_of_mean(pairs)))

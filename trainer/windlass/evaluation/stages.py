@@ -39,7 +39,8 @@ class Stage:
     chart: Chart | None
     samples: list[tuple[str, list[tuple[str, str]]]]
     """Of each prompt, what the model wrote before and after."""
-    evaluation: list[record.Row]
+    evaluation: tuple[list[str], list[list[str]]]
+    """Header and lines."""
 
 
 def write_pages_of(run: Path) -> None:
@@ -61,7 +62,7 @@ def write_stages(stages: Path) -> Path:
 
 def _stage(run: Path) -> Stage:
     if not (run / "job.yaml").exists():
-        return Stage(run.name, run.name, "Not started", "", [], None, [], [])
+        return Stage(run.name, run.name, "Not started", "", [], None, [], ([], []))
     job, result, history = (
         load_job(run / "job.yaml"),
         read_object(run / "result.json"),
@@ -78,7 +79,7 @@ def _stage(run: Path) -> Stage:
         [*_went_in(job, run), *_came_out(result, history)],
         loss_figure(history, baseline) if len(history.train["step"]) else None,
         [(prompt, [texts[0], texts[-1]] if len(texts) > 1 else texts) for prompt, texts in samples(history, result)],
-        list(record.rows(evaluated)) if evaluated else [],
+        record.table(evaluated) if evaluated else ([], []),
     )
 
 

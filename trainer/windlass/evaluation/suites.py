@@ -19,15 +19,14 @@ import datasets
 import lm_eval.tasks
 import pyarrow.parquet
 from datasets.exceptions import DatasetGenerationError
-from lm_eval.api.metrics import mean_stderr
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from windlass.errors import WindlassError
 from windlass.evaluation.harness import DecoderLM
-from windlass.evaluation.overlap import Item
-from windlass.evaluation.scores import Score
+from windlass.evaluation.scores import Item, Score
+from windlass.intervals import stderr_of_mean
 
 READERS = {".parquet": "parquet", ".jsonl": "json"}
 """Endings of data files -> what reads them in `datasets`."""
@@ -128,7 +127,6 @@ def open_benchmarks(
         loaded = _load(list(suites), index, data)
         for task in loaded["tasks"].values():
             task.set_config(key="num_fewshot", value=_shots(task.get_config("num_fewshot"), few_shot))
-            task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
         owners = {task: suite for suite, found in asked.values() for task in _leaves(found, index)}
         yield Benchmarks(loaded, suites, owners)
 
@@ -140,7 +138,9 @@ def run_benchmarks(
 
     With the items that are `known` from training data, each score is followed by that of all other items.
     """
-    results = evaluate(model, benchmarks.loaded, limit=limit, log_samples=known is not None)
+    for task in benchmarks.loaded["tasks"].values():
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)  # each run draws the same examples
+    results = evaluate(model, benchmarks.loaded, limit=limit)
     groups: Mapping[str, list[str]] = benchmarks.loaded["group_map"]
     scores: list[Score] = []
 
@@ -151,6 +151,7 @@ def run_benchmarks(
             if not comma or metric.endswith("_stderr"):
                 continue
             stderr = measured[f"{metric}_stderr,{kind}"]
+            values = _values(_tasks(task, groups), metric, kind, results["samples"])
             scores.append(
                 Score(
                     suite=suite,
@@ -161,12 +162,12 @@ def run_benchmarks(
                     items=int(measured["sample_len"]),
                     few_shot=int(results["n-shot"].get(task, 0)),
                     is_part=is_part,
+                    values=values,
                 )
             )
-            if known is not None:
-                values = list(_clean_values(_tasks(task, groups), metric, kind, results["samples"], known))
-                if values:
-                    scores.append(replace(scores[-1], **_mean(values), is_clean=True))
+            clean = {} if known is None else {item: value for item, value in values.items() if item not in known}
+            if clean:
+                scores.append(replace(scores[-1], **_mean(clean), is_clean=True))
         for part in groups.get(task, []):
             collect(part, suite, is_part=part not in groups)
 
@@ -180,18 +181,19 @@ def _tasks(name: str, groups: Mapping[str, list[str]]) -> list[str]:
     return [task for part in groups[name] for task in _tasks(part, groups)] if name in groups else [name]
 
 
-def _clean_values(
-    tasks: Sequence[str], metric: str, kind: str, samples: Mapping[str, Any], known: Collection[Item]
-) -> Iterator[float]:
-    for task in tasks:
-        for sample in samples[task]:
-            if sample["filter"] == kind and (task, sample["doc_id"]) not in known:
-                yield float(sample[metric])
+def _values(tasks: Sequence[str], metric: str, kind: str, samples: Mapping[str, Any]) -> dict[Item, float]:
+    return {
+        (task, sample["doc_id"]): float(sample[metric])
+        for task in tasks
+        for sample in samples[task]
+        if sample["filter"] == kind
+    }
 
 
-def _mean(values: Sequence[float]) -> dict[str, Any]:
-    stderr = mean_stderr(values) if len(values) > 1 else None
-    return {"value": sum(values) / len(values), "stderr": stderr, "items": len(values)}
+def _mean(values: Mapping[Item, float]) -> dict[str, Any]:
+    of_items = list(values.values())
+    value, stderr = sum(of_items) / len(of_items), stderr_of_mean(of_items)
+    return {"value": value, "stderr": stderr, "items": len(of_items), "values": values}
 
 
 def _texts(value: Any) -> Iterator[str]:

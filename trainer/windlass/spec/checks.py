@@ -46,7 +46,6 @@ def unsupported(job: LLMTrainingJob) -> list[Problem]:
     spec = job.spec
     asked = {
         "spec.model.custom": spec.model.custom is not None,
-        "spec.evaluation.suites": bool(spec.evaluation.suites),
     }
     return [Problem(path, "not in this version; leave it out") for path, present in asked.items() if present]
 
@@ -215,6 +214,8 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.data.template", message)
     if spec.task == "Classify" and spec.evaluation.prompts:
         yield Problem("spec.evaluation.prompts", "a classifier writes no text; leave them out", about=about)
+    if spec.task == "Classify" and spec.evaluation.suites:
+        yield Problem("spec.evaluation.suites", "a classifier answers no questions; leave them out", about=about)
     if spec.model.head and spec.model.head.pooling != "LastToken" and spec.checkpoints.export == "HuggingFace":
         message = "HuggingFace needs pooling LastToken: transformers' classifiers have no other"
         yield Problem("spec.checkpoints.export", message, about=("spec.model.head.pooling",))

@@ -477,9 +477,16 @@ class Suite(SpecModel):
     """A benchmark suite."""
 
     name: str
-    """Name in lm_eval, such as hellaswag."""
+    """mmlu, hellaswag, truthfulqa, arc, gsm8k, or a task of one, such as arc_easy."""
     uri: str | None = None
-    """Local copy of its data."""
+    """Folder of the suites' data, as of `windlass evaluate --data`, that every rank can read; default: the Hugging Face
+    hub."""
+    limit: PositiveInt | None = None
+    """Only the first items of each task."""
+    few_shot: NonNegativeInt | None = None
+    """Solved examples before each item; default: as lm_eval defines the task."""
+    every_steps: PositiveInt | None = None
+    """Steps between its scores; default: those between validations."""
 
 
 class Evaluation(SpecModel):
@@ -496,7 +503,7 @@ class Evaluation(SpecModel):
     sample_tokens: PositiveInt = 128
     """Tokens generated per prompt."""
     suites: list[Suite] = []
-    """Benchmark suites to run at each validation; not in this version."""
+    """Benchmark suites, run before training, at each validation and at the end; they need the extra evaluate."""
 
 
 class WeightsAndBiases(SpecModel):

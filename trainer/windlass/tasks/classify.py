@@ -1,6 +1,5 @@
 """Classification: a text as an example, the loss of its label, and how well labels are told apart."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from windlass.data.buckets import Example
 from windlass.data.stream import IGNORED
 from windlass.data.tokenizers import Tokenizer
+from windlass.intervals import wilson
 from windlass.models.decoder import output_logits
 
 BINS = 10
@@ -91,14 +91,6 @@ def _of_label(confusion: NDArray[np.int64], index: int) -> dict[str, float]:
         "f1": 2 * hits / (found + there) if found + there else 0.0,
         "texts": there,
     }
-
-
-def wilson(hits: float, trials: int, z: float = 1.96) -> list[float]:
-    """The interval in which a share lies with 95 % confidence (Wilson 1927)."""
-    share, square = hits / trials, z * z / trials
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
-    return [middle - half, middle + half]
 
 
 def _calibration(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, Any]:

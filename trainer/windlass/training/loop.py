@@ -53,6 +53,7 @@ class TrainingRun:
     measurements: Sequence[Measurement]
     log: CommitLog
     recorder: Recorder
+    hang_watch: HangWatch
     stop_requested: Callable[[], bool]
     notify: Callable[[str, str], None]
     """Tell people: a kind (info, warning) and a sentence."""
@@ -135,15 +136,14 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
         }
         checkpointer.save(step, state, run.recorder.content())
 
-    hang_watch = HangWatch(run.spec.lifecycle.hang_timeout_seconds)
     timer = StepTimer()
     save_clock = SaveClock(run.spec.checkpoints, start)
     step, stopped = start, False
     if start == 0:
         _measure(run, 0, timer)
-    with closing(hang_watch), closing(run.stream(start * training.global_batch_size)) as stream:
+    with closing(run.hang_watch), closing(run.stream(start * training.global_batch_size)) as stream:
         while step < run.total_steps:
-            hang_watch.alive()
+            run.hang_watch.alive()
             with timer.part("data"):
                 micro_batches = next(stream)
             step_labels, step_tokens, stops, overdue, busy = ranks.sum(

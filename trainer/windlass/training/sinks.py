@@ -23,8 +23,10 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 
 def scalars(record: Record) -> dict[str, float]:
-    """A record's numbers by name: train/loss, train/step_seconds/data, validation/loss, ... Without what is null."""
-    numbers: dict[str, float] = {}
+    """A record's numbers by name: train/loss, train/step_seconds/data, suites/arc/acc, ... Without what is null."""
+    numbers: dict[str, float] = {
+        f"suites/{score['task']}/{score['metric']}": score["value"] for score in record.get("scores", [])
+    }
     for name, value in record.items():
         parts = {f"/{part}": number for part, number in value.items()} if isinstance(value, dict) else {"": value}
         for suffix, number in parts.items():
@@ -157,6 +159,12 @@ class PrometheusSink:
 
         self._of_step = {field: self._gauge(*texts) for field, texts in GAUGES.items()}
         self._validation_loss = self._gauge("windlass_validation_loss", "Last validation loss, nats per token.")
+        self._suite_score = Gauge(
+            "windlass_suite_score",
+            "Last score of a benchmark suite, 0 to 1.",
+            ["rank", "task", "metric"],
+            registry=self._registry,
+        )
         self._tokens = self._counter("windlass_tokens", "Tokens that all ranks trained on since this one started.")
         self._tokens_before = 0
         self._seconds = self._histogram("windlass_step_seconds", "Time of a step; the mean of those logged at once.")
@@ -184,6 +192,9 @@ class PrometheusSink:
                 self._write_step(record)
             case "validation":
                 self._validation_loss.labels(self._rank).set(record["loss"])
+            case "suites":
+                for score in record["scores"]:
+                    self._suite_score.labels(self._rank, score["task"], score["metric"]).set(score["value"])
             case "checkpoint":
                 self._saves.labels(self._rank).inc()
                 self._saved_step.labels(self._rank).set(record["step"])
