@@ -21,8 +21,9 @@ from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.engine.suites import open_suites
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
+from windlass.planning.compute import count_parameters
 from windlass.planning.plan import Plan, make_plan
-from windlass.spec.job import Data, LLMTrainingJob
+from windlass.spec.job import Data, LLMTrainingJob, Model
 from windlass.spec.presets import ModelConfig, model_config, tokenizer_name
 from windlass.storage import Storage
 
@@ -145,8 +146,6 @@ def _place_of_tokenizer(prepared: Prepared) -> str:
 
 def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConfig, train_tokens: int | None) -> Plan:
     """The plan of a job for `ranks` ranks on this machine; arguments and errors as of `make_plan`, `build_model`."""
-    from windlass.models.build import count_trained  # torch's seconds pass while Ray's processes start
-
     return make_plan(
         job,
         config,
@@ -155,8 +154,17 @@ def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConf
         device_memory=machine.memory_of_rank(ranks),
         train_tokens=train_tokens,
         compute_capability=machine.compute_capability,
-        counts=count_trained(config, job.spec.model),
+        counts=_count_trained(config, job.spec.model),
     )
+
+
+def _count_trained(config: ModelConfig, model: Model) -> tuple[int, int]:
+    """As `windlass.models.build.count_trained`, without importing torch for a decoder that is trained whole."""
+    if model.trainable.scope == "All" and not (model.head or model.lora or model.custom):
+        return count_parameters(config), count_parameters(config)
+    from windlass.models.build import count_trained
+
+    return count_trained(config, model)
 
 
 def corpora_folder(runs: Path) -> Path:

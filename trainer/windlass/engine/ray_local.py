@@ -11,9 +11,10 @@ import secrets
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from windlass.engine.rank_settings import RankSettings
+if TYPE_CHECKING:
+    from windlass.engine.rank_settings import RankSettings
 
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every server binds to 127.0.0.1, as Ray does on laptops
@@ -75,12 +76,12 @@ class RayLocal:
             },
         )
 
-    def fit(self, settings: RankSettings) -> None:
+    def fit(self, settings: "RankSettings") -> None:
         """Train on every rank through Ray Train. Raises WindlassError when a rank fails."""
         self._started.result()
         self._thread.submit(self._fit, settings).result()
 
-    def _fit(self, settings: RankSettings) -> None:
+    def _fit(self, settings: "RankSettings") -> None:
         from windlass.engine.trimmed_trainer import fit
 
         self._fits += 1

@@ -1,21 +1,25 @@
 """Ray Train, without the processes that our runs do not need.
 
-Ray Train 2.60 starts, beside its controller and the ranks, an actor that asks for more machines, one that shards Ray
-Data sets and one that cleans up after a lost controller. Each imports for about two seconds of a core, and the first
-step waits for them. Our driver asks Ray for no machines, has no Ray Data sets, and ends what it has started. This
-module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor version.
+Ray Train 2.60 starts, beside the ranks, an actor for its controller, one that asks for more machines, one that shards
+Ray Data sets and one that cleans up after a lost controller. Each imports for about two seconds of a core, and the
+first step waits for them. Our driver runs the controller itself, asks Ray for no machines, has no Ray Data sets, and
+ends what it has started. This module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor version.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.train import ScalingConfig, TrainingFailedError
 from ray.train.backend import BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -62,6 +66,38 @@ class GivenPlaces(FixedScalingPolicy):
         pass
 
 
+class RanksAlone(WorkerGroup):
+    """Ranks whose controller is no actor, and whose environment is that of their machine's Ray."""
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
+        """Nothing of their own, so that processes which have started beforehand can become ranks."""
+        return {}
+
+    def _init_train_context_on_workers(
+        self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]
+    ) -> None:
+        given = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,
+                **{name: values[number] for name, values in train_context_args.items()},
+            )
+            for number, worker in enumerate(workers)
+        ]
+        ray.get(given)
+
+
+class ControllerHere(TrainController):
+    """Ray Train's controller, in the driver's process."""
+
+    worker_group_cls = RanksAlone
+
+
 class TrimmedTrainer(DataParallelTrainer):
     """Ray Train's data-parallel trainer with fewer processes."""
 
@@ -71,4 +107,6 @@ class TrimmedTrainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = GivenPlaces(scaling_config=arguments["scaling_policy"].scaling_config)
-        return super()._initialize_and_run_controller(**arguments)
+        controller = ControllerHere(**arguments)
+        asyncio.run(controller.run())  # type: ignore[no-untyped-call]
+        return controller.get_result()

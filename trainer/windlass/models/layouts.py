@@ -5,10 +5,12 @@ A family of architectures names its layout in `windlass.models.families`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from windlass.spec.presets import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Part:
     offset: float
     """What ours is more than theirs."""
 
-    def of(self, stored: Tensor) -> Tensor:
+    def of(self, stored: "Tensor") -> "Tensor":
         """This part of their tensor, a view with the orientation of ours."""
         return (stored.T if self.transposed else stored)[self.first : self.first + self.rows]
 
@@ -117,7 +119,7 @@ GEMMA2 = Layout(
 HEAD = "lm_head."
 
 
-def parts(layout: Layout, config: ModelConfig, name: str, weight: Tensor) -> Iterator[Part]:
+def parts(layout: Layout, config: ModelConfig, name: str, weight: "Tensor") -> Iterator[Part]:
     """Where the files of a configuration hold our `weight`, in the order of our rows."""
     module, _, kind = name.rpartition(".")
     if module == "output":

@@ -65,7 +65,6 @@ class RayCluster:
             log_to_driver=False,
             logging_level=logging.WARNING,
             _node_ip_address=self._pod.ip,
-            runtime_env={"env_vars": ray_node.TRAIN_ENVIRONMENT},
         )
 
     def check(self) -> None:

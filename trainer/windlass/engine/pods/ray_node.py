@@ -39,6 +39,11 @@ TRAIN_ENVIRONMENT = WORKERS_ENVIRONMENT | {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # the driver has seen that there is room
 }
 """Settings of Ray Train's controller and of the ranks."""
+_RANKS_ENVIRONMENT = {
+    # Processes that become ranks import what ranks need while the head still starts.
+    "RAY_enable_worker_prestart": "1",
+    "RAY_preload_python_modules": "ray.train.collective,windlass.engine.train_function",
+}
 
 
 def environment() -> dict[str, str]:
@@ -54,17 +59,18 @@ def command(*arguments: str) -> list[str]:
 
 
 def ranks_environment(pod: Pod, ranks: int) -> dict[str, str]:
-    """Settings of a worker's ranks: threads, and the network interface that they meet on unless the user chose one."""
-    threads = {"OMP_NUM_THREADS": str(threads_of_rank(ranks))}
+    """Settings of a worker's Ray and its ranks: threads, and the network interface unless the user chose one."""
+    settings = _RANKS_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads_of_rank(ranks))}
     if pod.interface is None:
-        return threads
+        return settings
     chosen = {f"{library}_SOCKET_IFNAME": pod.interface for library in ("GLOO", "NCCL")}
-    return threads | {name: os.environ.get(name, interface) for name, interface in chosen.items()}
+    return settings | {name: os.environ.get(name, interface) for name, interface in chosen.items()}
 
 
 def main(role: str, *room: str) -> int:
     """Start Ray's processes, and end when one of them does; returns the exit code."""
     # Ray reads its environment when it is imported.
+    from ray._private import utils
     from ray._private.node import Node
     from ray._private.parameter import RayParams
     from ray._private.resource_isolation_config import ResourceIsolationConfig
@@ -80,6 +86,8 @@ def main(role: str, *room: str) -> int:
             persist_port(self._session_dir, self._node_id, LISTEN_PORT, ports[0])
             super().start_raylet(*arguments, **options)
 
+    # As if their dependencies were not installed: agents without a dashboard's parts start in half the time.
+    utils.get_dashboard_dependency_error = lambda: ImportError()
     pod = Pod.here()
     head = role == "head"
     cpus, gpus = (int(count) for count in room or ("0", "0"))
