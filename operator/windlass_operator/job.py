@@ -5,7 +5,6 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from windlass.spec.checks import unsupported
 from windlass.spec.job import JobSpec, LLMTrainingJob
 from windlass.spec.problems import InvalidJob
 from windlass.spec.status import JobStatus
@@ -92,8 +91,6 @@ class Job:
             "spec": self.resource.get("spec"),
         }
         job, problems = validate(value, cluster=True)
-        if job is not None:
-            problems = problems + unsupported(job)
         return job, str(InvalidJob(problems)) if problems else ""
 
     @property

@@ -1,6 +1,6 @@
 import pytest
 
-from windlass.spec.checks import check, unsupported, warnings
+from windlass.spec.checks import check, warnings
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import InvalidJob, load_job_text
 
@@ -29,7 +29,6 @@ def problems(*overrides: str) -> list[str]:
 def test_a_good_job_breaks_no_rule() -> None:
     assert check(job()) == []
     assert warnings(job()) == []
-    assert unsupported(job()) == []
 
 
 @pytest.mark.parametrize(
@@ -233,13 +232,3 @@ def test_sharing_on_one_rank_is_a_warning(strategy: str) -> None:
 def test_a_run_that_saves_only_its_end_is_warned_of() -> None:
     (warning,) = warnings(job("checkpoints.everyMinutes=null"))
     assert warning.startswith("spec.checkpoints: neither everySteps nor everyMinutes")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "path"),
-    [
-        (["model={custom: 'mine.models:build'}"], "spec.model.custom"),
-    ],
-)
-def test_what_this_version_cannot_run_is_valid_and_told_apart(overrides: list[str], path: str) -> None:
-    assert [problem.path for problem in unsupported(job(*overrides))] == [path]

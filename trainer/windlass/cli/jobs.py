@@ -6,7 +6,7 @@ from pathlib import Path
 
 from windlass.cli.show import warn, write
 from windlass.errors import WindlassError
-from windlass.spec.checks import unsupported, warnings
+from windlass.spec.checks import warnings
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import InvalidJob, load_job, load_stages
 
@@ -61,7 +61,5 @@ def validate_files(files: Sequence[Path], overrides: Sequence[str] | None, *, cl
         write(f"{file}: valid")
         for job in jobs:
             say_warnings(job)
-            for problem in unsupported(job):
-                warn(f"Note: {problem}")
     if problems:
         raise InvalidJob(problems)

@@ -56,6 +56,12 @@ class Tokenizer(Protocol):
         With `special_tokens`, names of special tokens in the text become these tokens.
         """
 
+    def encode_alone(self, text: str, limit: int) -> tuple[NDArray[Any], bool]:
+        """Return what an encoder reads of a text by itself, at most `limit` tokens, and whether the text was cut.
+
+        What the tokenizer's own template puts around a text, such as [CLS] and [SEP], is there and is not cut.
+        """
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; bytes that are no UTF-8 become U+FFFD, end_of_document its name."""
 
@@ -79,6 +85,10 @@ class BytesTokenizer:
         end = np.array([self.end_of_document], np.uint16)
         parts = [np.frombuffer(part.encode(), np.uint8) for part in text.split(END_OF_TEXT)]
         return np.concatenate([part for piece in parts for part in (piece, end)][:-1])
+
+    def encode_alone(self, text: str, limit: int) -> tuple[NDArray[Any], bool]:
+        """Return the text's first bytes."""
+        return _cut(self.encode(text), limit)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; incomplete characters become U+FFFD."""
@@ -121,6 +131,10 @@ class TiktokenTokenizer:
         allowed: Literal["all"] | set[str] = "all" if special_tokens else set()
         return self.encoding.encode_to_numpy(text, allowed_special=allowed, disallowed_special=())
 
+    def encode_alone(self, text: str, limit: int) -> tuple[NDArray[Any], bool]:
+        """Return the text's first tokens."""
+        return _cut(self.encode(text), limit)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text; incomplete characters become U+FFFD."""
         return self.encoding.decode(list(map(int, tokens)), errors="replace")
@@ -149,6 +163,15 @@ class HuggingFaceTokenizer:
         self.tokenizer.encode_special_tokens = not special_tokens
         return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
 
+    def encode_alone(self, text: str, limit: int) -> tuple[NDArray[Any], bool]:
+        """Return what tokenizer.json's post-processor makes of the text."""
+        self.tokenizer.encode_special_tokens = True
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        room = max(0, limit - self.tokenizer.num_special_tokens_to_add(False))
+        is_cut = len(encoding) > room
+        encoding.truncate(room)
+        return np.array(self.tokenizer.post_process(encoding).ids, np.uint32), is_cut
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text, special tokens by name."""
         return str(self.tokenizer.decode(list(map(int, tokens)), skip_special_tokens=False))
@@ -158,6 +181,10 @@ class HuggingFaceTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files.items():
             (folder / name).write_bytes(data)
+
+
+def _cut(tokens: NDArray[Any], limit: int) -> tuple[NDArray[Any], bool]:
+    return tokens[:limit], len(tokens) > limit
 
 
 def load_tokenizer(name: str) -> Tokenizer:
@@ -227,6 +254,8 @@ def _from_files(name: str, files: dict[str, bytes]) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     except Exception as error:  # tokenizers has no class of its own for it
         raise WindlassError("DataCorrupt", f"tokenizer {name}: tokenizer.json cannot be read: {error}") from error
+    tokenizer.no_truncation()  # some files ask for it, and for padding, for every text
+    tokenizer.no_padding()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return HuggingFaceTokenizer(
         name=saved["name"] if ours else name,

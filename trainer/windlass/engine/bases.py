@@ -15,7 +15,8 @@ from windlass.data.tokenizers import FILES, Tokenizer, load_tokenizer
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.errors import WindlassError
 from windlass.models.families import read_config
-from windlass.spec.job import RUN
+from windlass.spec.checks import packed_documents, unexported_pooling
+from windlass.spec.job import RUN, JobSpec
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage, shown
 from windlass.training.commits import Commit, CommitLog
@@ -23,7 +24,7 @@ from windlass.training.commits import Commit, CommitLog
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from windlass.models.decoder import Decoder
+    from windlass.models.foreign import AnyModel
 
 HUB = "hf://"
 CONFIG = "config.json"
@@ -135,7 +136,7 @@ def _hugging_face(uri: str, place: str, storage: Storage) -> Base:
     values = _read_json(storage, uri, CONFIG)
     generation = _read_json(storage, uri, GENERATION) if storage.exists(GENERATION) else {}
     try:
-        config = read_config(values)
+        config = _read_config(values)
     except WindlassError as error:
         raise WindlassError(error.reason, f"spec.model.from: {shown(uri)}: {error}") from error
     tokenizer = place.partition("@")[0] if "tokenizer.json" in names else None
@@ -147,6 +148,24 @@ def _read_json(storage: Storage, uri: str, name: str) -> dict[str, Any]:
         return dict(json.loads(storage.read(name)))
     except ValueError as error:
         raise WindlassError("DataCorrupt", f"{shown(uri)}: {name} is not JSON: {error}") from error
+
+
+def _read_config(values: dict[str, Any]) -> ModelConfig:
+    """The decoder's configuration, or what transformers makes of one that the decoder cannot be."""
+    try:
+        return read_config(values)
+    except WindlassError as error:
+        if error.reason != "ConfigInvalid":
+            raise
+        try:
+            from windlass.models import automodel
+        except ModuleNotFoundError as missing:
+            hint = "transformers may have it: pip install 'windlass[transformers]'"
+            raise WindlassError("ConfigInvalid", f"{error}; {hint}") from missing
+        try:
+            return automodel.read_config(values)
+        except WindlassError as other:
+            raise WindlassError(other.reason, f"{error}; {other}") from other
 
 
 def _files(storage: Storage) -> dict[str, int]:
@@ -188,12 +207,20 @@ def _from_hub(uri: str) -> tuple[str, Storage]:
     return f"{HUB}{name}@{Path(folder).name}", Storage(folder)
 
 
-def base_weights(base: Base) -> "dict[str, Tensor]":
-    """Our name -> weight, in float32 on the CPU. Raises DataNotFound, DataCorrupt."""
+def base_weights(base: Base, *, causal: bool = True) -> "dict[str, Tensor]":
+    """Our name -> weight, in float32 on the CPU, of a language model or, not `causal`, of what a classifier is made of.
+
+    Raises DataNotFound, DataCorrupt.
+    """
+    if base.checkpoint is None and base.config.theirs is not None:
+        from windlass.models import automodel
+
+        with _local(base.place) as folder:
+            return automodel.base_weights(folder, causal=causal)
     return base_model(base).state_dict()
 
 
-def base_model(base: Base) -> "Decoder":
+def base_model(base: Base) -> "AnyModel":
     """In float32 on the CPU, in evaluation mode. Raises DataNotFound, DataCorrupt."""
     from windlass.engine.runs import load_run
     from windlass.models.huggingface import load_model
@@ -251,6 +278,14 @@ def alike(one: Tokenizer, other: Tokenizer) -> bool:
     return (one.vocab_size, one.end_of_document) == (other.vocab_size, other.end_of_document) and all(
         one.decode([token]) == other.decode([token]) for token in range(one.vocab_size)
     )
+
+
+def require_tasks_of(base: Base, spec: JobSpec) -> None:
+    """Raise ConfigInvalid for what the decoder can do and this base cannot, or the other way round."""
+    is_decoder = base.config.theirs is None and base.config.custom is None
+    rule, what = (unexported_pooling, "the decoder") if is_decoder else (packed_documents, "not the decoder")
+    if problem := next(rule(spec), None):
+        raise WindlassError("ConfigInvalid", f"{problem.path}: {shown(base.uri)} is {what}; {problem.message}")
 
 
 def require_context(base: Base, sequence_length: int | None) -> None:

@@ -24,6 +24,7 @@ from windlass.evaluation.report import write_report
 from windlass.evaluation.scores import Item, Score
 from windlass.models.classifier import Classifier
 from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import generate
 from windlass.models.huggingface import load_model
 from windlass.spec.job import JobSpec, RawData
@@ -293,6 +294,7 @@ def _load(place: Path | str, asked: str | None) -> Subject:
         base = find_base(str(place), Path("runs"))
         return _load_base(base, load_tokenizer(asked) if asked else None)
     folder = Path(place)
+    model: AnyModel
     own: Tokenizer | None
     checkpoint, spec = None, None
     if _is_run(place):
@@ -306,11 +308,13 @@ def _load(place: Path | str, asked: str | None) -> Subject:
     return Subject(_that_writes(model, place), tokenizer, folder.name, str(place), checkpoint, spec)
 
 
-def _that_writes(model: Decoder, place: Path | str) -> Decoder:
+def _that_writes(model: AnyModel, place: Path | str) -> Decoder:
     if isinstance(model, Classifier):
         raise WindlassError(
             "ConfigInvalid", f"{place} is a classifier and writes no text; its accuracy is in its result.json"
         )
+    if not isinstance(model, Decoder):
+        raise WindlassError("ConfigInvalid", f"{place} is not the decoder, which is what is evaluated here")
     return model
 
 

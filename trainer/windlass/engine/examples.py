@@ -29,7 +29,7 @@ def prepare_examples(
     """Read, split, encode and store the job's examples; returns their hash and how many are trained on."""
     length = job.spec.data.sequence_length or config.context_length
     made = {"Classify": _labelled, "Instruct": _conversations, "Preference": _pairs}[job.spec.task]
-    examples, counts = made(job, tokenizer, length)
+    examples, counts = made(job, tokenizer, length, config)
     progress(f"Examples: {counts.sentence()}")
     batch, samples = job.spec.training.global_batch_size, len(examples["train"]) // rows_of_sample(job.spec)
     if samples < batch:
@@ -40,7 +40,9 @@ def prepare_examples(
     return store(storage.child(FOLDER), examples), samples
 
 
-def _labelled(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+def _labelled(
+    job: LLMTrainingJob, tokenizer: Tokenizer, length: int, config: ModelConfig
+) -> tuple[dict[str, list[Example]], Counts]:
     from windlass.tasks import classify
 
     spec, head = job.spec.data.examples, job.spec.model.head
@@ -48,12 +50,13 @@ def _labelled(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[d
     assert head is not None
     splits, counts = split(spec, labelled(spec, head.labels), head.labels, job.spec.training.seed)
     number = {label: place for place, label in enumerate(head.labels)}
-    return encoded(
-        splits, lambda one: classify.encode(tokenizer, one.text, number[one.label], length, head.pooling), counts
-    ), counts
+    encode = partial(classify.encode, pooling=head.pooling, encoder=config.theirs is not None)
+    return encoded(splits, lambda one: encode(tokenizer, one.text, number[one.label], length), counts), counts
 
 
-def _conversations(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+def _conversations(
+    job: LLMTrainingJob, tokenizer: Tokenizer, length: int, _: ModelConfig
+) -> tuple[dict[str, list[Example]], Counts]:
     data = job.spec.data
     assert data.examples is not None
     template = find_template(data.template, tokenizer)
@@ -68,7 +71,9 @@ def _conversations(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tu
     return examples, counts
 
 
-def _pairs(job: LLMTrainingJob, tokenizer: Tokenizer, length: int) -> tuple[dict[str, list[Example]], Counts]:
+def _pairs(
+    job: LLMTrainingJob, tokenizer: Tokenizer, length: int, _: ModelConfig
+) -> tuple[dict[str, list[Example]], Counts]:
     data = job.spec.data
     assert data.examples is not None
     template = find_template(data.template, tokenizer)

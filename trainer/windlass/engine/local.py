@@ -15,7 +15,7 @@ from windlass.engine.changes import refuse_changes
 from windlass.engine.run_folder import Record, RunFolder, last, read_json, read_lines
 from windlass.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, WindlassError
 from windlass.lock import claim_storage, lock_file
-from windlass.spec.checks import check, unsupported
+from windlass.spec.checks import check
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import dump_job, load_job
 from windlass.spec.problems import InvalidJob
@@ -37,7 +37,7 @@ def start_run(
     """
     if not isinstance(job, LLMTrainingJob):
         job = load_job(job)
-    if problems := check(job) + unsupported(job):
+    if problems := check(job):
         raise InvalidJob(problems)
     run = RunFolder(Path(runs).absolute() / job.metadata.name)
     lock = lock_file(run.lock, f"The run {run.name}", run=run.name, folder=str(run.path))

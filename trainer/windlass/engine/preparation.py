@@ -13,7 +13,15 @@ from windlass.data.prepare import ensure_prepared
 from windlass.data.samples import Windows
 from windlass.data.stream import validation_batches
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
-from windlass.engine.bases import Base, find_base, pinned_checkpoint, require_context, tokenizer_of, write_base
+from windlass.engine.bases import (
+    Base,
+    find_base,
+    pinned_checkpoint,
+    require_context,
+    require_tasks_of,
+    tokenizer_of,
+    write_base,
+)
 from windlass.engine.examples import prepare_examples
 from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
@@ -24,7 +32,7 @@ from windlass.planning.batching import total_steps
 from windlass.planning.compute import count_parameters
 from windlass.planning.plan import Plan, make_plan
 from windlass.spec.job import Data, LLMTrainingJob, Model
-from windlass.spec.presets import ModelConfig, model_config, tokenizer_name
+from windlass.spec.presets import ModelConfig, custom_config, model_config, tokenizer_name
 from windlass.storage import Storage
 
 Progress = Callable[[str], None]
@@ -96,9 +104,21 @@ def find_model(
     model = job.spec.model
     if model.from_ is None:
         tokenizer = load_tokenizer(tokenizer_name(job.spec))
+        if model.custom is not None:
+            from windlass.models.custom import try_out
+
+            assert job.spec.data.sequence_length is not None
+            config = custom_config(model, tokenizer.vocab_size, job.spec.data.sequence_length)
+            try_out(config, model.head.labels if model.head else None)
+            return None, config, tokenizer
         return None, model_config(model, tokenizer.vocab_size), tokenizer
     base = find_base(model.from_, runs, pinned)
     require_context(base, job.spec.data.sequence_length)
+    require_tasks_of(base, job.spec)
+    if base.config.theirs is not None:
+        from windlass.models.build import count_trained
+
+        count_trained(base.config, model)  # what cannot be built or trained is refused before data are prepared
     return base, base.config, tokenizer_of(base, job.spec.tokenizer)
 
 
@@ -160,7 +180,7 @@ def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConf
 
 def _count_trained(config: ModelConfig, model: Model) -> tuple[int, int]:
     """As `windlass.models.build.count_trained`, without importing torch for a decoder that is trained whole."""
-    if model.trainable.scope == "All" and not (model.head or model.lora or model.custom):
+    if model.trainable.scope == "All" and not (model.head or model.lora or config.custom or config.theirs):
         return count_parameters(config), count_parameters(config)
     from windlass.models.build import count_trained
 

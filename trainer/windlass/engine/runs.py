@@ -16,8 +16,8 @@ from windlass.engine.run_folder import RunFolder
 from windlass.engine.weights import give_weights
 from windlass.errors import WindlassError
 from windlass.models.build import build_model
-from windlass.models.classifier import Classifier
-from windlass.models.decoder import Decoder
+from windlass.models.custom import CustomModel
+from windlass.models.foreign import AnyModel, Foreign, to_empty
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
 from windlass.models.lora import export_adapter, merge_adapters
@@ -51,7 +51,7 @@ class TrainedRun:
     """What it started from, for the weights that it did not train."""
 
 
-def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = True) -> tuple[Decoder, Tokenizer]:
+def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = True) -> tuple[AnyModel, Tokenizer]:
     """A run's model, with the newest checkpoint's weights, on the CPU in evaluation mode, and its tokenizer.
 
     `run` is the run's folder, its name under runs/, or the URI of its checkpoints. A damaged checkpoint is passed over
@@ -63,7 +63,7 @@ def load_run(run: Path | str, checkpoint: str | None = None, *, merge: bool = Tr
 
 def load_checkpoint(
     found: TrainedRun, checkpoint: str | None = None, *, merge: bool = True
-) -> tuple[Decoder, Tokenizer, Commit]:
+) -> tuple[AnyModel, Tokenizer, Commit]:
     """As `load_run`, and which checkpoint it is."""
     tokenizer = load_tokenizer(found.tokenizer)
     log = CommitLog(Storage(found.checkpoints))
@@ -71,6 +71,8 @@ def load_checkpoint(
         if checkpoint not in (None, commit.folder):
             continue
         model = build_model(config_of(commit), found.job.spec.model)
+        if isinstance(model, Foreign):
+            to_empty(model, torch.device("cpu"))
         give_weights(model, found.base, found.job.spec.training.seed, trained=False)
         try:
             load_model_state(log, commit, model)
@@ -162,7 +164,7 @@ def generate_text(
     Arguments and errors as of `windlass.models.generation.generate` and `load_run`.
     """
     model, tokenizer = load_run(run)
-    if isinstance(model, Classifier):
+    if find_run(run).job.spec.model.head is not None:
         raise WindlassError("ConfigInvalid", f"{run} is a classifier, which writes no text; use `windlass classify`")
     tokens = generate(
         model,
@@ -191,6 +193,14 @@ def export_run(run: Path | str, folder: Path) -> None:
     model, tokenizer = load_run(run)
     found = find_run(run)
     template = template_of(found.job.spec, tokenizer)
+    if isinstance(model, CustomModel):
+        raise WindlassError("ConfigInvalid", f"{run}: transformers cannot load {model.config.custom}, a model of yours")
+    if isinstance(model, Foreign):
+        from windlass.models.automodel import AutoModelOf, export
+
+        assert isinstance(model, AutoModelOf)
+        export(model, tokenizer, folder, chat_template=template.source if template else None)
+        return
     export_model(
         model,
         tokenizer,
@@ -212,13 +222,13 @@ def export_run_adapter(run: Path | str, folder: Path) -> None:
 def classify_texts(run: Path | str, texts: Sequence[str]) -> list[dict[str, float]]:
     """The probability of each label, for each text; errors as of `load_run`, and ConfigInvalid for no classifier."""
     model, tokenizer = load_run(run)
-    if not isinstance(model, Classifier):
+    if (head := find_run(run).job.spec.model.head) is None:
         raise WindlassError("ConfigInvalid", f"{run} is no classifier; its job's task is not Classify")
-    found = []
+    found, is_encoder = [], model.config.theirs is not None
     for text in texts:
-        example, _ = encode(tokenizer, text, 0, model.config.context_length, model.pooling)
+        example, _ = encode(tokenizer, text, 0, model.config.context_length, head.pooling, encoder=is_encoder)
         with torch.no_grad():
             scores = model(torch.from_numpy(example.inputs)[None])
         _, [likely] = probabilities(scores, torch.from_numpy(example.labels)[None])
-        found.append(dict(zip(model.labels, likely, strict=True)))
+        found.append(dict(zip(head.labels, likely, strict=True)))
     return found

@@ -27,6 +27,7 @@ from windlass.engine.suites import OpenSuite, open_suites
 from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts
 from windlass.models.build import build_model
+from windlass.models.foreign import to_empty
 from windlass.planning.peaks import peak_flops
 from windlass.spec.job import LLMTrainingJob, PreferenceLoss
 from windlass.storage import Storage
@@ -104,11 +105,11 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     with torch.device("meta"):
         decoder = build_model(settings.config, spec.model)
     if plan.strategy in {"Single", "DDP"}:
-        decoder.to_empty(device=ranks.device)
+        to_empty(decoder, ranks.device)
         decoder.initialise(spec.training.seed)
     model = parallelise(decoder, plan.strategy, plan.precision, spec.training.parallelism, ranks)
     if plan.strategy in {"FSDP", "HSDP"}:
-        model.to_empty(device=ranks.device)
+        to_empty(model, ranks.device)
     settle_buckets(model, ranks.device)
 
     give = partial(give_weights, unwrapped(model), settings.base, spec.training.seed)

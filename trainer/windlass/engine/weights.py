@@ -3,19 +3,29 @@
 from windlass.engine.bases import Base, base_weights
 from windlass.errors import WindlassError
 from windlass.models.build import added_parameters, initialise_added, parameters_by_name
-from windlass.models.decoder import Decoder, assign_all
+from windlass.models.decoder import assign_all
+from windlass.models.foreign import AnyModel
+
+MISSING_SHOWN = 4
 
 
-def give_weights(model: Decoder, base: Base | None, seed: int, *, trained: bool) -> None:
+def give_weights(model: AnyModel, base: Base | None, seed: int, *, trained: bool) -> None:
     """Set the trained weights, or the frozen ones, to the base's, or to random ones where the base has none."""
     parameters = parameters_by_name(model, trained=trained)
     inherited = parameters.keys() - added_parameters(model)
     if base is None and parameters:
         model.initialise(seed)
     if base is not None and inherited:
-        weights = base_weights(base)
+        weights = base_weights(base, causal="score.weight" not in dict(model.named_parameters()))
         if missing := sorted(inherited - weights.keys()):
-            raise WindlassError("ConfigInvalid", f"spec.model.from: {base.description} has no {', '.join(missing)}")
+            shown = ", ".join(missing[:MISSING_SHOWN]) + ", ..." * (len(missing) > MISSING_SHOWN)
+            raise WindlassError("ConfigInvalid", f"spec.model.from: {base.description} has no {shown}")
+        for name in inherited:
+            if (theirs := weights[name].shape) != (ours := parameters[name].shape):
+                raise WindlassError(
+                    "ConfigInvalid",
+                    f"spec.model.from: {base.description} has {name} of {list(theirs)}, and this job's is {list(ours)}",
+                )
         assign_all({name: parameters[name] for name in inherited}, weights)
     if trained:
         initialise_added(model, seed)

@@ -74,7 +74,7 @@ def _batch(
 
 def _log_probabilities(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None,
     softcap: float,
     *,

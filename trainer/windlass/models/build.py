@@ -1,4 +1,4 @@
-"""From a job's model to modules: the decoder, its adapters, and which of its parameters are trained."""
+"""From a job's model to modules: the decoder or another, its adapters, and which of its parameters are trained."""
 
 import re
 from collections.abc import Iterable
@@ -9,22 +9,23 @@ from torch import nn
 from windlass.errors import WindlassError
 from windlass.models.classifier import Classifier
 from windlass.models.decoder import INITIAL_STD, Decoder, assign
+from windlass.models.foreign import AnyModel
 from windlass.models.lora import LoraLinear, add_adapters, initialise_adapters
 from windlass.spec.job import Model
 from windlass.spec.presets import ModelConfig
 
-SCORE = "score.weight"
+SCORE = ("score.weight", "score.bias")
+"""A classifier's head; the decoder's has no bias."""
 RECOMPUTED = "_checkpoint_wrapped_module."
 """In the names of parameters whose block is recomputed in the backward pass."""
 
 
-def build_model(config: ModelConfig, spec: Model) -> Decoder:
+def build_model(config: ModelConfig, spec: Model) -> AnyModel:
     """The model without weights of sense; parameters that are not trained have no `requires_grad`.
 
     Raises WindlassError: ConfigInvalid, for adapters or trainable parts that the model does not have.
     """
-    head = spec.head
-    model = Decoder(config) if head is None else Classifier(config, head.labels, head.pooling)
+    model = _bare_model(config, spec)
     if spec.lora is not None:
         add_adapters(model, spec.lora)
     trained = set(_trained(model, spec))
@@ -33,7 +34,20 @@ def build_model(config: ModelConfig, spec: Model) -> Decoder:
     return model
 
 
-def _trained(model: Decoder, spec: Model) -> Iterable[str]:
+def _bare_model(config: ModelConfig, spec: Model) -> AnyModel:
+    head = spec.head
+    if config.custom is not None:
+        from windlass.models.custom import CustomModel
+
+        return CustomModel(config) if head is None else CustomModel(config, head.labels, head.pooling)
+    if config.theirs is not None:
+        from windlass.models.automodel import AutoClassifier, AutoDecoder  # transformers' seconds, where it is needed
+
+        return AutoDecoder(config) if head is None else AutoClassifier(config, head.labels, head.pooling)
+    return Decoder(config) if head is None else Classifier(config, head.labels, head.pooling)
+
+
+def _trained(model: AnyModel, spec: Model) -> Iterable[str]:
     names = [name for name, _ in model.named_parameters()]
     scope, layers = spec.trainable.scope, model.config.layers
     if spec.lora is not None:
@@ -42,13 +56,34 @@ def _trained(model: Decoder, spec: Model) -> Iterable[str]:
         return names
     if scope == "Matching":
         return [name for pattern in spec.trainable.patterns or [] for name in _matching(pattern, names)]
-    head = "token_embedding.weight" if model.config.tie_embeddings else "output.weight"
-    head = SCORE if isinstance(model, Classifier) else head
+    head = added_parameters(model) or {_output(model)}
     blocks = spec.trainable.blocks or 0
+    if blocks and not len(model.blocks):
+        raise WindlassError("ConfigInvalid", f"spec.model.trainable.scope: {_unknown('blocks', names)}")
     if blocks > layers:
         raise WindlassError("ConfigInvalid", f"spec.model.trainable.blocks: {blocks} of {layers} layers")
-    last = tuple(f"blocks.{layer}." for layer in range(layers - blocks, layers))
-    return [name for name in names if name == head or (blocks and name.startswith((*last, "norm.")))]
+    last = {id(parameter) for block in [*model.blocks][layers - blocks :] for parameter in block.parameters()}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if name in head or (blocks and (id(parameter) in last or name.startswith("norm.")))
+    ]
+
+
+def _output(model: AnyModel) -> str:
+    """The name of the parameter that makes logits."""
+    if isinstance(model, Decoder):
+        return "token_embedding.weight" if model.config.tie_embeddings else "output.weight"
+    if model.output_name is None:
+        names = [name for name, _ in model.named_parameters()]
+        raise WindlassError("ConfigInvalid", f"spec.model.trainable.scope: {_unknown('head', names)}")
+    return model.output_name
+
+
+def _unknown(what: str, names: list[str]) -> str:
+    return f"which parameters are its {what} is not known of this model; use Matching, with names such as " + ", ".join(
+        names[:4]
+    )
 
 
 def _matching(pattern: str, names: list[str]) -> list[str]:
@@ -64,7 +99,7 @@ def _matching(pattern: str, names: list[str]) -> list[str]:
 
 def added_parameters(model: nn.Module) -> set[str]:
     """Names of the parameters that a base has none of: adapters, and a classifier's head."""
-    return {SCORE for _ in range(isinstance(model, Classifier))} | {
+    return {name for name, _ in model.named_parameters() if name in SCORE} | {
         f"{name}.{part}".replace(RECOMPUTED, "")
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
@@ -75,12 +110,13 @@ def added_parameters(model: nn.Module) -> set[str]:
 def initialise_added(model: nn.Module, seed: int) -> None:
     """Set the parameters that a base has none of."""
     initialise_adapters(model, seed)
-    if isinstance(model, Classifier):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            assign(
-                model.score.weight, torch.empty(model.score.weight.shape).normal_(0.0, INITIAL_STD, generator=generator)
-            )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "score.weight":
+                assign(parameter, torch.empty(parameter.shape).normal_(0.0, INITIAL_STD, generator=generator))
+            elif name == "score.bias":
+                assign(parameter, torch.zeros(parameter.shape))
 
 
 def parameters_by_name(model: nn.Module, *, trained: bool) -> dict[str, nn.Parameter]:

@@ -30,14 +30,17 @@ GATES: dict[str, Callable[[Tensor], Tensor]] = {"SwiGLU": F.silu, "GeGLU": parti
 
 
 class Head(Protocol):
-    """What is made of the last hidden states: `output_logits`, or what can be compiled together with them."""
+    """What is made of the last hidden states: `output_logits`, or what can be compiled together with them.
 
-    def __call__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float) -> Tensor: ...
+    Without a weight, they are logits already.
+    """
+
+    def __call__(self, hidden: Tensor, weight: Tensor | None, bias: Tensor | None, softcap: float) -> Tensor: ...
 
 
-def output_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float = 0.0) -> Tensor:
+def output_logits(hidden: Tensor, weight: Tensor | None, bias: Tensor | None = None, softcap: float = 0.0) -> Tensor:
     """Logits [batch, length, vocabulary] of hidden [batch, length, hidden] by weight [vocabulary, hidden]."""
-    logits = F.linear(hidden, weight, bias)
+    logits = hidden if weight is None else F.linear(hidden, weight, bias)
     return capped(logits, softcap) if softcap else logits
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder, KeyValueCache
+from windlass.models.foreign import AnyModel
 
 
 def generate(
-    model: Decoder,
+    model: AnyModel,
     prompt_tokens: Sequence[int],
     max_new_tokens: int,
     *,
@@ -133,9 +134,9 @@ def window_start(length: int, context_length: int) -> int:
 class _Reader:
     """Reads a growing text, each token once where a cache allows it."""
 
-    def __init__(self, model: Decoder, use_cache: bool) -> None:
+    def __init__(self, model: AnyModel, use_cache: bool) -> None:
         self.model = model
-        self.use_cache = use_cache
+        self.use_cache = use_cache and isinstance(model, Decoder)
         self.cache: KeyValueCache | None = None
         self.start = 0
 
@@ -150,7 +151,7 @@ class _Reader:
         was_training = self.model.training
         self.model.eval()
         try:
-            inputs = torch.tensor([unread], device=self.model.token_embedding.weight.device)
+            inputs = torch.tensor([unread], device=next(self.model.parameters()).device)
             with uncompiled():
                 logits: Tensor = self.model(inputs, cache=self.cache, last_only=True)[0, -1]
         finally:

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,7 @@ def export_model(
     if isinstance(model, Classifier):
         config |= _of_classifier(model, config)
         weights[SCORE] = model.score.weight.detach().to("cpu", torch.float32).contiguous()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WindlassError("ConfigInvalid", f"{folder} exists and is not an empty folder; name another, or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(weight.nbytes for weight in weights.values())
-    if shutil.disk_usage(folder.parent).free < needed:
-        raise WindlassError("StorageFull", f"{folder}: {needed:,} bytes are needed and fewer are free; free some space")
-
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
+    with new_folder(folder, sum(weight.nbytes for weight in weights.values())) as unfinished:
         (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         end, length = tokenizer.end_of_document, model.config.context_length
         usual = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "max_length": length}
@@ -70,6 +61,24 @@ def export_model(
         tokenizer.save(unfinished)
         if chat_template is not None:
             (unfinished / "chat_template.jinja").write_text(chat_template)
+
+
+@contextmanager
+def new_folder(folder: Path, needed: int) -> Iterator[Path]:
+    """A folder to write `needed` bytes to, which becomes `folder` at the end, whole or not at all.
+
+    Raises WindlassError: ConfigInvalid where `folder` is not empty; StorageFull.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WindlassError("ConfigInvalid", f"{folder} exists and is not an empty folder; name another, or delete it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder.parent).free < needed:
+        raise WindlassError("StorageFull", f"{folder}: {needed:,} bytes are needed and fewer are free; free some space")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

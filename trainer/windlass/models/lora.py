@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder, assign
 from windlass.models.families import FAMILIES, family_of
+from windlass.models.foreign import AnyModel
 from windlass.models.layouts import parts
 from windlass.spec.job import Lora
 
-GROUPS = {"attention": r"\.attention\.(qkv|output)$", "mlp": r"\.feed_forward\.(gate|up|down)$"}
-"""Targets with a name of their own, as regular expressions on module names."""
+GROUPS = {"attention": r"\.\w*att(n|ention)\w*\.", "mlp": r"^(?!.*\.\w*att(n|ention)\w*\.)"}
+"""Targets with a name of their own, as regular expressions on names of layers in blocks, transformers' too."""
 
 
 class LoraLinear(nn.Linear):
@@ -41,10 +42,12 @@ class LoraLinear(nn.Linear):
         return super().forward(x) + F.linear(F.linear(dropped, self.lora_a), self.lora_b) * self.scale
 
 
-def add_adapters(model: Decoder, lora: Lora) -> None:
+def add_adapters(model: AnyModel, lora: Lora) -> None:
     """Give an adapter to each targeted linear layer of the blocks. Raises ConfigInvalid for a target that is none."""
+    places = [name for name, module in model.named_modules() if len(model.blocks) and module is model.blocks]
+    place = places[0] if places else "body"
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    inner = [name for name in linear if name.startswith("blocks.")]
+    inner = [name for name in linear if name.startswith(f"{place}.")]
     for target in lora.targets:
         found = [name for name in inner if re.search(GROUPS.get(target, target), name)]
         if not found:
@@ -79,7 +82,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
 
 
 @torch.no_grad()
-def merge_adapters(model: Decoder) -> None:
+def merge_adapters(model: nn.Module) -> None:
     """Add each adapter to its layer's weight, in place: what is left has plain linear layers."""
     for name, layer in list(adapters(model)):
         merged = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
@@ -89,12 +92,14 @@ def merge_adapters(model: Decoder) -> None:
         model.set_submodule(name, merged)
 
 
-def export_adapter(model: Decoder, lora: Lora, base: str, folder: Path) -> None:
+def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors to a new folder, as peft's PeftModel reads them.
 
     Where our layer is several of theirs stacked, as query, key and value are in Llama, each gets all of A and its rows
     of B. `base` is the name or place of the weights that the adapter is for.
     """
+    if not isinstance(model, Decoder):
+        raise WindlassError("ConfigInvalid", "adapters are exported alone of the decoder only; export the whole model")
     layout, weights = FAMILIES[family_of(model.config)[0]].layout, dict[str, Tensor]()
     targets = list[str]()
     for name, layer in adapters(model):

@@ -33,15 +33,16 @@ def norm_parameters(config: ModelConfig, size: int | None = None) -> int:
     return (size or config.hidden_size) * (2 if config.norm == "LayerNorm" and config.bias else 1)
 
 
-def flops_per_token(config: ModelConfig, sequence_length: int) -> float:
+def flops_per_token(config: ModelConfig, sequence_length: int, parameters: int | None = None) -> float:
     """Floating-point operations of one token's forward and backward pass, without recomputation.
 
     6N + 12 L H Q T (Chowdhery et al. 2022, PaLM, appendix B) with N the parameters that are multiplied: embeddings
     that are only looked up do not count, a tied output projection does. T is a layer's window where that is shorter.
+    `parameters` are the architecture's, where a model does not say its own.
     """
     looked_up = config.context_length if config.position == "Learned" else 0
     looked_up += 0 if config.tie_embeddings else config.vocab_size
-    multiplied = count_parameters(config) - looked_up * config.hidden_size
+    multiplied = (count_parameters(config) if parameters is None else parameters) - looked_up * config.hidden_size
     windows = (config.window(layer) for layer in range(config.layers))
     reach = sum(min(sequence_length, window or sequence_length) for window in windows)
     return float(6 * multiplied + 12 * config.heads * config.head_width * reach)

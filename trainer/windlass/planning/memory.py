@@ -39,14 +39,16 @@ def estimate_memory(
     micro_batch_size: int,
     sequence_length: int,
     checkpointing: Literal["None", "Selective", "Full"] = "None",
+    parameters: int | None = None,
     trained: int | None = None,
 ) -> Memory:
     """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations.
 
-    Of parameters that are not `trained` (default: all are), neither gradients nor moments are kept; their activations
-    count all the same, as if the gradient went through every block.
+    `parameters` are the architecture's, where a model does not say its own. Of those that are not `trained` (default:
+    all are), neither gradients nor moments are kept; their activations count all the same, as if the gradient went
+    through every block.
     """
-    parameters = count_parameters(config)
+    parameters = count_parameters(config) if parameters is None else parameters
     trained = parameters if trained is None else trained
     element = 4 if precision == "FP32" else 2
     unfused = config.attention_softcap or (device == "cpu" and config.dropout)

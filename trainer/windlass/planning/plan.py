@@ -105,6 +105,7 @@ def make_plan(
     training = job.spec.training
     sequence_length = job.spec.data.sequence_length or config.context_length
     parameters, trained = counts or (count_parameters(config),) * 2
+    own = None if config.theirs is None and config.custom is None else parameters
     strategy, strategy_reason = resolve_strategy(
         training.parallelism.strategy,
         world_size=world_size,
@@ -128,6 +129,7 @@ def make_plan(
             micro_batch_size=micro_batch_size,
             sequence_length=sequence_length,
             checkpointing=training.parallelism.activation_checkpointing,
+            parameters=own,
             trained=trained,
         )
 
@@ -142,7 +144,7 @@ def make_plan(
     has_examples = job.spec.data.examples is not None  # of lengths of their own
     total_tokens = None if steps is None or has_examples else steps * tokens_per_step
     return Plan(
-        model=job.spec.model.preset or shown(job.spec.model.from_ or ""),
+        model=job.spec.model.preset or job.spec.model.custom or shown(job.spec.model.from_ or ""),
         parameters=parameters,
         trained=trained,
         sequence_length=sequence_length,
@@ -159,7 +161,7 @@ def make_plan(
         steps=steps,
         total_tokens=total_tokens,
         epochs=total_tokens / train_tokens if total_tokens and train_tokens else None,
-        flops_per_token=flops_per_token(config, sequence_length) - 2 * (parameters - trained),
+        flops_per_token=flops_per_token(config, sequence_length, own) - 2 * (parameters - trained),
         checkpoint_bytes=CHECKPOINT_BYTES * trained,
     )
 

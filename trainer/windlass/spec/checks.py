@@ -41,15 +41,6 @@ def warnings(job: LLMTrainingJob) -> list[str]:
     return found
 
 
-def unsupported(job: LLMTrainingJob) -> list[Problem]:
-    """What the spec allows and this version can't run yet."""
-    spec = job.spec
-    asked = {
-        "spec.model.custom": spec.model.custom is not None,
-    }
-    return [Problem(path, "not in this version; leave it out") for path, present in asked.items() if present]
-
-
 def ranks(spec: JobSpec) -> int:
     """Processes that train: one for each GPU, or one for each worker without."""
     return spec.workers.replicas * (spec.workers.gpus_per_worker or 1)
@@ -85,6 +76,36 @@ def _model_origin(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.model.preset", f"no preset {model.preset!r}; there are {', '.join(PRESETS)}{hint}")
     if model.preset is None and (model.from_ or model.custom) and model.config.model_fields_set:
         yield Problem(CONFIG, "changes a preset's architecture, and there is no preset", about=ORIGINS)
+
+
+def _custom(spec: JobSpec) -> Iterator[Problem]:
+    """What nobody knows of the user's own model, and has to be said."""
+    if spec.model.custom is None:
+        return
+    about = ORIGINS[2:]
+    if spec.data.sequence_length is None:
+        yield Problem("spec.data.sequenceLength", "a model of your own needs it: the model's context", about=about)
+    if spec.training.micro_batch_size == "Auto":
+        yield Problem(
+            "spec.training.microBatchSize", "a model of your own needs a number: its memory is not known", about=about
+        )
+    if spec.model.trainable.scope in ("Head", "LastBlocks"):
+        message = f"{spec.model.trainable.scope} is not known of a model of your own; use Matching"
+        yield Problem("spec.model.trainable.scope", message, about=about)
+    if spec.model.head is not None and spec.model.head.pooling == "Mean":
+        message = "a model of your own gives scores after each token: LastToken or FirstToken names which one counts"
+        yield Problem("spec.model.head.pooling", message, about=about)
+    if spec.checkpoints.export == "HuggingFace":
+        yield Problem("spec.checkpoints.export", "transformers cannot load a model of your own", about=about)
+    yield from packed_documents(spec)
+
+
+def packed_documents(spec: JobSpec) -> Iterator[Problem]:
+    """What asks for documents of a sequence to be kept apart."""
+    if spec.data.document_mask:
+        yield Problem("spec.data.documentMask", "only the decoder keeps documents apart; leave it out")
+    if spec.task == "Instruct" and spec.data.packing:
+        yield Problem("spec.data.packing", "only the decoder keeps packed conversations apart; give packing: false")
 
 
 def _tokenizer(spec: JobSpec) -> Iterator[Problem]:
@@ -216,9 +237,8 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("spec.evaluation.prompts", "a classifier writes no text; leave them out", about=about)
     if spec.task == "Classify" and spec.evaluation.suites:
         yield Problem("spec.evaluation.suites", "a classifier answers no questions; leave them out", about=about)
-    if spec.model.head and spec.model.head.pooling != "LastToken" and spec.checkpoints.export == "HuggingFace":
-        message = "HuggingFace needs pooling LastToken: transformers' classifiers have no other"
-        yield Problem("spec.checkpoints.export", message, about=("spec.model.head.pooling",))
+    if spec.model.preset is not None:
+        yield from unexported_pooling(spec)
     if spec.data.examples and spec.task != "Classify":
         given = {"testFraction": spec.data.examples.test_fraction, "balance": spec.data.examples.balance}
         for field in (field for field, value in given.items() if value):
@@ -229,6 +249,13 @@ def _task(spec: JobSpec) -> Iterator[Problem]:
     labels = spec.model.head.labels if spec.model.head else []
     if len(set(labels)) < len(labels):
         yield Problem("spec.model.head.labels", "a label is given twice")
+
+
+def unexported_pooling(spec: JobSpec) -> Iterator[Problem]:
+    """An export of the decoder that its pooling rules out."""
+    if spec.model.head and spec.model.head.pooling != "LastToken" and spec.checkpoints.export == "HuggingFace":
+        message = "HuggingFace needs pooling LastToken: transformers' classifiers have no other"
+        yield Problem("spec.checkpoints.export", message, about=("spec.model.head.pooling",))
 
 
 def _data(spec: JobSpec) -> Iterator[Problem]:
@@ -301,6 +328,7 @@ def _restarts(spec: JobSpec) -> Iterator[Problem]:
 
 _RULES = (
     _model_origin,
+    _custom,
     _tokenizer,
     _architecture,
     _trainable,

@@ -196,9 +196,10 @@ class Model(SpecModel):
     """Name of a built-in architecture, such as gpt2-small; `windlass.spec.presets` lists them."""
     from_: Annotated[Uri | None, Field(alias="from")] = None
     """Weights to start from, with their architecture and tokenizer: run://NAME, a run beside this one; hf://org/name;
-    or folder or URI of a run or of a model in Hugging Face layout."""
+    or folder or URI of a run or of a model in Hugging Face layout, of any architecture of transformers."""
     custom: Annotated[str | None, Field(pattern=r"^[\w.]+:[\w.]+$")] = None
-    """The user's own model: package.module:function, a function that returns a torch.nn.Module."""
+    """The user's own model: package.module:function, which is called with vocab_size, context_length and, with task
+    Classify, labels. It returns a torch.nn.Module from tokens [batch, length] to logits [batch, length, outputs]."""
     config: ModelOverrides = ModelOverrides()
     """Overrides of the preset."""
     trainable: Trainable = Trainable()

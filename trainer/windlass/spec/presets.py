@@ -47,6 +47,10 @@ class ModelConfig(SpecModel):
     attention_scalar: float | None = None
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
+    theirs: dict[str, Any] | None = None
+    """config.json of an architecture that transformers has and the decoder is not; the rest is its sizes."""
+    custom: str | None = None
+    """The user's function that makes the model, whose sizes nobody knows."""
 
     @property
     def head_width(self) -> int:
@@ -338,6 +342,26 @@ def model_config(model: Model, vocab_size: int) -> ModelConfig:
             f"spec.model.config.vocabSize: {config.vocab_size} is below the tokenizer's vocabulary, {vocab_size}",
         )
     return config
+
+
+def custom_config(model: Model, vocab_size: int, context_length: int) -> ModelConfig:
+    """What is known of the user's own model."""
+    return ModelConfig(
+        layers=0,
+        heads=1,
+        kv_heads=1,
+        hidden_size=0,
+        intermediate_size=0,
+        context_length=context_length,
+        vocab_size=vocab_size,
+        norm="LayerNorm",
+        position="Learned",
+        activation="GELU",
+        bias=True,
+        qkv_bias=True,
+        tie_embeddings=True,
+        custom=model.custom,
+    )
 
 
 def tokenizer_name(spec: JobSpec) -> str:

@@ -20,15 +20,22 @@ BINS = 10
 """Of confidence, for calibration."""
 
 
-def encode(tokenizer: Tokenizer, text: str, label: int, context_length: int, pooling: str) -> tuple[Example, bool]:
-    """The text's first tokens with the label at the one that counts, and whether it was cut. No text is one token."""
-    tokens = tokenizer.encode(text).astype(np.int64)
-    if not len(tokens):
-        tokens = np.array([tokenizer.end_of_document])
-    inputs = tokens[:context_length]
+def encode(
+    tokenizer: Tokenizer, text: str, label: int, context_length: int, pooling: str, *, encoder: bool = False
+) -> tuple[Example, bool]:
+    """The text's first tokens with the label at the one that counts, and whether it was cut. No text is one token.
+
+    For an `encoder`, with what its tokenizer puts around a text, and as a document that what pads is not of.
+    """
+    if encoder:
+        tokens, is_cut = tokenizer.encode_alone(text, context_length)
+    else:
+        tokens = tokenizer.encode(text)
+        tokens, is_cut = tokens[:context_length], len(tokens) > context_length
+    inputs = tokens.astype(np.int64) if len(tokens) else np.array([tokenizer.end_of_document], np.int64)
     labels = np.full(len(inputs), IGNORED, np.int64)
     labels[0 if pooling == "FirstToken" else -1] = label
-    return Example(inputs, labels), len(tokens) > context_length
+    return Example(inputs, labels, np.zeros_like(inputs) if encoder else None), is_cut
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
@@ -38,7 +45,7 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
 
 def label_loss(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None = None,
     softcap: float = 0.0,
     *,

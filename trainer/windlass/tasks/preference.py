@@ -10,7 +10,7 @@ from windlass.models.decoder import output_logits
 
 
 def log_probabilities(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float = 0.0, *, labels: Tensor
+    hidden: Tensor, weight: Tensor | None, bias: Tensor | None = None, softcap: float = 0.0, *, labels: Tensor
 ) -> Tensor:
     """Log-probability, in nats, of each row's labels together, [batch]; arguments as of `output_loss`."""
     logits = output_logits(hidden, weight, bias, softcap).float()
@@ -20,7 +20,7 @@ def log_probabilities(
 
 def preference_loss(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     bias: Tensor | None = None,
     softcap: float = 0.0,
     *,

@@ -17,7 +17,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def output_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, softcap: float = 0.0, *, labels: Tensor
+    hidden: Tensor, weight: Tensor | None, bias: Tensor | None = None, softcap: float = 0.0, *, labels: Tensor
 ) -> Tensor:
     """`token_loss` of `windlass.models.decoder.output_logits`.
 

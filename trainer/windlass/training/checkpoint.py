@@ -217,8 +217,9 @@ def _cause(error: CheckpointException) -> BaseException:
 
 def load_model_state(log: CommitLog, commit: Commit, model: nn.Module) -> None:
     """Load a checkpoint's trained weights into a model in one process. Raises CheckpointCorrupt."""
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    state = {"model": {name: value for name, value in model.state_dict().items() if name in trained}}
+    named = model.named_parameters(remove_duplicate=False)  # tied ones are saved by both of their names
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    state = {"model": {name: value for name, value in model.state_dict().items() if name not in frozen}}
     files = CheckpointFiles(log.storage.child(commit.folder), expected=commit.files)
     try:
         load(state, storage_reader=_reader(files), no_dist=True)

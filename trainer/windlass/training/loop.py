@@ -221,6 +221,9 @@ def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: 
                 loss = run.model(inputs, documents=documents, head=partial(run.loss, **targets))
             (loss * factor).backward()
         total += loss.detach()
+    for parameter in run.model.parameters():
+        if parameter.requires_grad and parameter.grad is None:  # the loss depends on it nowhere; its moments are saved
+            parameter.grad = torch.zeros_like(parameter)
     return total
 
 

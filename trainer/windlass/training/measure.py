@@ -28,7 +28,7 @@ class Loss(Protocol):
     def __call__(
         self,
         hidden: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         softcap: float,
         *,

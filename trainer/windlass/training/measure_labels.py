@@ -40,9 +40,9 @@ class LabelMeasurement:
         truth: list[int] = []
         found: list[list[float]] = []
         for batch in in_step(self.batches(), self.ranks):
-            inputs, _, targets = to_device(batch, self.ranks.device)
+            inputs, documents, targets = to_device(batch, self.ranks.device)
             with autocast(self.strategy, self.precision, self.ranks.device):
-                scores = unwrapped(model)(inputs)
+                scores = unwrapped(model)(inputs, documents=documents)
             some_truth, some_found = probabilities(scores, targets["labels"])
             truth += some_truth
             found += some_found

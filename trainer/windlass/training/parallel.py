@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import uncompiled
 from windlass.planning.choices import Strategy
 from windlass.spec.job import Parallelism
@@ -19,7 +20,7 @@ from windlass.training.ranks import Ranks
 
 
 def parallelise(
-    model: Decoder, strategy: Strategy, precision: str, parallelism: Parallelism, ranks: Ranks
+    model: AnyModel, strategy: Strategy, precision: str, parallelism: Parallelism, ranks: Ranks
 ) -> nn.Module:
     """Apply activation checkpointing, torch.compile, then DDP or FSDP2; the result is called like the model."""
     for index, block in enumerate(model.blocks):
@@ -34,12 +35,15 @@ def parallelise(
             return model
         case "DDP":
             devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-            return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+            unused = not isinstance(model, Decoder)  # others may have parameters that the loss does not depend on
+            return DistributedDataParallel(
+                model, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=unused
+            )
         case "FSDP" | "HSDP":
             return _shard(model, strategy, precision, ranks)
 
 
-def _shard(model: Decoder, strategy: Strategy, precision: str, ranks: Ranks) -> nn.Module:
+def _shard(model: AnyModel, strategy: Strategy, precision: str, ranks: Ranks) -> nn.Module:
     """FSDP2: each block gathered by itself, then the rest. HSDP has two replicas, each sharded."""
     device = ranks.device.type
     if strategy == "HSDP":
@@ -77,9 +81,9 @@ def accumulate(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def unwrapped(model: nn.Module) -> Decoder:
+def unwrapped(model: nn.Module) -> AnyModel:
     """The model itself, for passes without gradients."""
-    return cast(Decoder, model.module if isinstance(model, DistributedDataParallel) else model)
+    return cast(AnyModel, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
 def autocast(strategy: Strategy, precision: str, device: torch.device) -> AbstractContextManager[None]:

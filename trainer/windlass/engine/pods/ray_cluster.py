@@ -21,7 +21,7 @@ from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
 from windlass.errors import WindlassError
 from windlass.planning.batching import batching
-from windlass.spec.checks import check, unsupported
+from windlass.spec.checks import check
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.problems import InvalidJob
 from windlass.storage import PATIENCE
@@ -69,7 +69,7 @@ class RayCluster:
 
     def check(self) -> None:
         """Hold the job to what a cluster needs; take over what earlier attempts have left."""
-        if problems := check(self._job, cluster=True) + unsupported(self._job):
+        if problems := check(self._job, cluster=True):
             raise InvalidJob(problems)
         fetch_history(self._run, self._job)
 

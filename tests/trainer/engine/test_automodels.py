@@ -1,0 +1,217 @@
+"""Architectures of transformers that the decoder is not: trained, killed, continued, exported; and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from windlass.engine.bases import base_weights, find_base
+from windlass.engine.preparation import find_model
+from windlass.engine.run_folder import RunFolder, read_lines
+from windlass.engine.runs import classify_texts, export_run, load_run
+from windlass.errors import WindlassError
+from windlass.models.build import build_model, count_trained
+from windlass.spec.job import LLMTrainingJob, Model
+
+transformers: Any = pytest.importorskip("transformers")
+
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "vocab_size": 200,
+}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "line", "high", "end", *map(str, range(120))]
+
+
+def saved(folder: Path, kind: str, **changes: Any) -> Path:
+    """A random model of transformers, as it saves it, with a tokenizer that pads and cuts by itself."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **(SIZES | changes))
+    auto = transformers.AutoModelForCausalLM if kind in ("opt", "gpt_neox") else transformers.AutoModel
+    auto.from_config(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if auto is transformers.AutoModel:
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.add_special_tokens(WORDS[:4])
+    tokenizer.enable_padding(length=24)
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return saved(tmp_path / "bert", "bert")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Texts of which the "up" ones have a word that the others lack, in front or behind."""
+    rows = [f"{'up' if n % 2 else 'down'}\t{'line ' * (n % 5)}{'high' * (n % 2)} {n}" for n in range(100)]
+    (tmp_path / "texts.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    return tmp_path / "texts.tsv"
+
+
+def overrides(base: Path, table: Path, pooling: str, model: str = "") -> list[str]:
+    return [
+        "task=Classify",
+        f"model={{from: '{base}', head: {{labels: [up, down], pooling: {pooling}}}, {model}}}",
+        "tokenizer=null",
+        f"data={{examples: {{sources: [{{uri: {table}}}], testFraction: 0.2}}}}",
+        "evaluation.prompts=[]",
+        "training.maxSteps=24",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "world_size", "strategy", "model"),
+    [
+        ("Mean", 2, "DDP", ""),
+        ("FirstToken", 2, "FSDP", ""),
+        ("LastToken", 1, "Auto", "lora: {rank: 4, targets: [attention, mlp]}"),
+    ],
+)
+def test_a_killed_classifier_ends_as_an_undisturbed_one_and_transformers_computes_the_same(
+    bert: Path,
+    table: Path,
+    ranks: Callable[..., Any],
+    tmp_path: Path,
+    pooling: str,
+    world_size: int,
+    strategy: str,
+    model: str,
+) -> None:
+    chosen = [*overrides(bert, table, pooling, model), f"training.parallelism.strategy={strategy}"]
+    groups = [ranks(name, world_size, *chosen) for name in ("undisturbed", "killed")]
+    for group in groups:
+        group.start_with_job_file()
+        if group is groups[1]:
+            group.kill(0, at_step=12)
+            group.start()
+        group.wait()
+    found = [
+        [
+            (line.get("loss"), line.get("gradient_norm"), line.get("accuracy"), line.get("confusion"))
+            for line in read_lines(RunFolder(group.folder).metrics)
+            if line["kind"] != "checkpoint"
+        ]
+        for group in groups
+    ]
+    assert found[0] == found[1]
+
+    texts = ["line high 7", "8", "line line line line 3"]
+    ours = classify_texts(groups[0].folder, texts)
+    export_run(groups[0].folder, tmp_path / "export")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "export", trust_remote_code=True
+    ).eval()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "export" / "tokenizer.json"), pad_token="[PAD]"
+    )
+    with torch.no_grad():
+        given = tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+        scores = theirs(given["input_ids"], given["attention_mask"]).logits.softmax(-1)  # padded: ours are not
+    assert theirs.config.id2label == {0: "up", 1: "down"}
+    torch.testing.assert_close(scores.tolist(), [list(labels.values()) for labels in ours], atol=1e-5, rtol=1e-5)
+
+
+def test_a_language_model_trains_as_transformers_would_and_writes_text(
+    tmp_path: Path, texts: Path, ranks: Callable[..., Any]
+) -> None:
+    base = saved(tmp_path / "opt", "opt", ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)
+    run = ranks(
+        "tuned",
+        2,
+        f"model={{from: '{base}'}}",
+        "tokenizer=null",
+        "training.maxSteps=3",
+        "training.schedule.warmupSteps=0",
+        "evaluation.prompts=['line']",
+        "training.parallelism.strategy=FSDP",
+    )
+    run.start_with_job_file()
+    run.wait()
+    model, _ = load_run(run.folder)
+    tokens = torch.tensor([[4, 5, 6, 9]])
+    export_run(run.folder, tmp_path / "export")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=1e-5)
+    assert theirs.get_output_embeddings().weight is theirs.get_input_embeddings().weight
+    before = transformers.AutoModelForCausalLM.from_pretrained(base)
+    assert not torch.equal(theirs.get_input_embeddings().weight, before.get_input_embeddings().weight)
+    assert any(line["kind"] == "sample" for line in read_lines(RunFolder(run.folder).metrics))
+
+
+def test_parts_to_train_are_found_in_any_architecture(bert: Path, tmp_path: Path) -> None:
+    config = find_base(str(bert), tmp_path).config
+    block = 4 * 16 * 16 + 2 * 16 * 32 + 9 * 16 + 32  # weights, biases and norms
+    head = 2 * 16 + 2
+    for given, trained in {
+        "Head": ({"scope": "Head"}, head),
+        "LastBlocks": ({"scope": "LastBlocks", "blocks": 1}, head + block),
+        "Matching": ({"scope": "Matching", "patterns": [r"layer\.0\."]}, block),
+    }.values():
+        spec = Model.model_validate({"from": "x", "head": {"labels": ["a", "b"]}, "trainable": given})
+        assert count_trained(config, spec)[1] == trained
+
+
+def test_positions_that_begin_after_the_padding_are_not_counted(tmp_path: Path) -> None:
+    base = saved(tmp_path / "roberta", "roberta", pad_token_id=1)
+    assert find_base(str(base), tmp_path).config.context_length == 30
+
+
+def refused(job: LLMTrainingJob, tmp_path: Path) -> str:
+    with pytest.raises(WindlassError) as refusal:
+        find_model(job, tmp_path)
+    return refusal.value.message
+
+
+def test_what_cannot_be_trained_is_refused_before_data_are_prepared(
+    bert: Path, table: Path, tiny_job: Callable[..., LLMTrainingJob], tmp_path: Path
+) -> None:
+    classify = overrides(bert, table, "Mean")
+    assert "bert predicts no next token; it can be trained with task Classify" in refused(
+        tiny_job(f"model={{from: '{bert}'}}", "tokenizer=null"), tmp_path
+    )
+    assert "64 is longer than the context" in refused(tiny_job(*classify, "data.sequenceLength=64"), tmp_path)
+    assert "is no layer of the model" in refused(tiny_job(*classify, "model.lora={targets: [gate]}"), tmp_path)
+    mask = [f"model={{from: '{saved(tmp_path / 'opt', 'opt')}'}}", "tokenizer=null", "data.documentMask=true"]
+    assert "only the decoder keeps documents apart" in refused(tiny_job(*mask), tmp_path)
+    for values, message in (
+        ({"model_type": "mine", "auto_map": {"AutoModel": "mine.Mine"}}, "transformers has no model_type 'mine'"),
+        ({"model_type": "t5"}, "t5 has an encoder and a decoder"),
+        ({"model_type": "vit"}, "vit is no model of texts that fits here: it has no vocab_size"),
+        ({"model_type": "bert", "hidden_size": "wide"}, "config.json: transformers has no bert like it"),
+    ):
+        (bert / "config.json").write_text(json.dumps(values))
+        assert message in refused(tiny_job(*classify), tmp_path)
+
+
+def test_weights_of_another_shape_or_missing_are_named(bert: Path, tmp_path: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(WindlassError, match=r"no encoder\.layer\.2\."):
+        base_weights(find_base(str(bert), tmp_path), causal=False)
+    (bert / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    with pytest.raises(WindlassError, match="transformers cannot load it"):
+        base_weights(find_base(str(bert), tmp_path), causal=False)
+
+
+def test_the_base_is_read_as_transformers_reads_it(bert: Path, tmp_path: Path) -> None:
+    base = find_base(str(bert), tmp_path)
+    spec = Model.model_validate({"from": str(bert), "head": {"labels": ["a", "b"]}})
+    weights = base_weights(base, causal=False)
+    theirs = dict(transformers.AutoModel.from_pretrained(bert).named_parameters())
+    names = [name for name, _ in build_model(base.config, spec).named_parameters() if name.startswith("body.")]
+    assert not any("pooler" in name for name in names)
+    assert all(torch.equal(weights[name], theirs[name.removeprefix("body.")]) for name in names)
