@@ -209,9 +209,7 @@ class Turns:
     def transformers(self) -> "PlainLoop":
         """The model of the same shape in transformers, with the loss that it has."""
         shape = transformers.AutoConfig.for_model(**write_config(self.config(), end_token=0))
-        model = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            shape, attn_implementation="sdpa"
-        ).to(self.device)
+        model = transformers.AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").to(self.device)
 
         def loss(inputs: Tensor, labels: Tensor) -> Tensor:
             output: Tensor = model(input_ids=inputs, labels=labels, shift_labels=labels, use_cache=False).loss

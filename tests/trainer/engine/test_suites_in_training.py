@@ -18,6 +18,7 @@ from windlass.evaluation.harness import DecoderLM
 from windlass.evaluation.record import plain
 from windlass.evaluation.report import write_report
 from windlass.evaluation.suites import open_benchmarks, run_benchmarks
+from windlass.models.decoder import Decoder
 from windlass.spec.job import Evaluation, LLMTrainingJob
 from windlass.storage import Storage
 
@@ -58,6 +59,7 @@ def test_one_rank_has_the_losses_of_a_run_without_suites_and_the_scores_of_its_m
     }  # fmt: skip
     assert [(score["items"], score["few_shot"]) for score in found[0]] == [(5, 0), (5, 0), (3, 1), (3, 1)]
     model, tokenizer = load_run(run.folder)
+    assert isinstance(model, Decoder)
     with open_benchmarks(["arc_easy"], data) as benchmarks:
         of_checkpoint = run_benchmarks(DecoderLM(model, tokenizer, 4), benchmarks, limit=5)
     assert found[20][:2] == [plain(score) | {"interval": list(score.interval or ())} for score in of_checkpoint]

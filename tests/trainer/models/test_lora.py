@@ -27,6 +27,7 @@ def model_spec(preset: str = "gpt2-tiny", **fields: Any) -> tuple[ModelConfig, M
 def adapted(preset: str, **lora: Any) -> Decoder:
     """A model with adapters as they may be after training, in evaluation mode."""
     model = build_model(*model_spec(preset, lora={"rank": 4, **lora}))
+    assert isinstance(model, Decoder)
     model.initialise(3)
     initialise_added(model, 3)
     generator = torch.Generator().manual_seed(5)

@@ -12,7 +12,7 @@ from windlass.engine.runs import find_run, template_of
 from windlass.errors import WindlassError
 from windlass.evaluation.journal import Journal, Record, read_journal
 from windlass.evaluation.questions import Answers, Question, read_answers
-from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import generate
 from windlass.tasks.templates import Template, own_template
 
@@ -139,7 +139,7 @@ def _context(author: Author) -> int:
     return author.base.config.context_length
 
 
-def _answer(author: Author, model: Decoder, question: Question, sampling: Sampling) -> Answers:
+def _answer(author: Author, model: AnyModel, question: Question, sampling: Sampling) -> Answers:
     """An answer to each turn, after those before; a context that is full loses its start, as in `generate`."""
     tokenizer = author.tokenizer
     assert tokenizer is not None

@@ -78,6 +78,9 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
 def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
     """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
     base, config, tokenizer = find_model(job, run.path.parent, pinned_checkpoint(run, job.spec.model.from_ or ""))
+    if job.spec.evaluation.suites and (config.theirs or config.custom):
+        message = "spec.evaluation.suites are asked of the decoder, and this model is another; leave them out"
+        raise WindlassError("ConfigInvalid", message)
     with open_suites(job.spec.evaluation):
         pass  # what is missing is said now; each rank opens its own
     if base is not None:
