@@ -195,7 +195,9 @@ def test_what_was_not_started_for_a_failed_stage_is_named(tmp_path: Path) -> Non
     assert failed.stderr.startswith("Error: DataNotFound: stage plays: "), failed.stderr
     assert failed.stderr.endswith("\nNot started: answers\n"), failed.stderr
     named = windlass(tmp_path, "run", "life.yaml", "--name", "other")
-    assert "--name is for files of one job, and life.yaml has 2" in named.stderr
+    assert (
+        "--set metadata.name=\"other\": metadata.name: 'other' is the name of a later job of this file" in named.stderr
+    )
 
 
 def on_a_terminal(place: Path, *arguments: str) -> Iterator[str]:

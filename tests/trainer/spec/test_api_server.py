@@ -9,8 +9,8 @@ import pytest
 from tests.trainer.jobs import APPLY, STATUS, Jobs, Refused, ask
 
 from windlass.spec.cluster import cluster_rules
-from windlass.spec.document import parse
-from windlass.spec.loading import InvalidJob, dump_job, load_job_text
+from windlass.spec.document import parse, parse_all
+from windlass.spec.loading import InvalidJob, dump_job, load_job_text, load_stages_text
 from windlass.spec.overrides import apply
 from windlass.spec.rules import rules
 from windlass.spec.status import JobStatus
@@ -44,14 +44,16 @@ def overridden(*overrides: str) -> Any:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=[path.name for path in SAMPLES])
 def test_a_sample_is_accepted_where_it_is_one_for_clusters(sample: Path, jobs: Jobs) -> None:
-    document = parse(sample.read_text(), sample.name).value
+    documents = [document.value for document in parse_all(sample.read_text(), sample.name)]
     try:
-        load_job_text(sample.read_text(), cluster=True)
+        load_stages_text(sample.read_text(), cluster=True)
     except InvalidJob:
-        with pytest.raises(Refused, match="its pods see no folder of yours"):
-            jobs.create(document, DRY_RUN)
+        for document in documents:
+            with pytest.raises(Refused, match="its pods see no folder of yours"):
+                jobs.create(document, DRY_RUN)
     else:
-        jobs.create(document, DRY_RUN)
+        for document in documents:
+            jobs.create(document, DRY_RUN)
 
 
 def test_defaults_written_out_and_left_out_come_back_equal(jobs: Jobs) -> None:

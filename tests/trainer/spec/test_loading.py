@@ -302,7 +302,9 @@ def full_job(*overrides: str) -> dict[str, Any]:
 
 FULL_JOBS = [
     full_job("data.prepare.sources.0.uri=x", "evaluation.prompts=[b]"),
-    full_job("task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: x}]}}"),
+    full_job(
+        "task=Classify", "model.head.labels=[a, b]", "data={examples: {sources: [{uri: x}]}}", "evaluation.suites=[]"
+    ),
 ]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from windlass.cli.show import warn, write
-from windlass.errors import WindlassError
 from windlass.spec.checks import warnings
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import InvalidJob, load_job, load_stages
@@ -22,13 +21,7 @@ def load_several(
     file: Path, overrides: Sequence[str] | None, *, workers: int | None = None, name: str | None = None
 ) -> list[LLMTrainingJob]:
     """The jobs of a file that run one after the other, as `load` has one. Raises as `load_stages`."""
-    jobs = load_stages(file, _changes(overrides, workers, None))
-    if name is None:
-        return jobs
-    if len(jobs) > 1:
-        message = f"--name is for files of one job, and {file} has {len(jobs)}; --runs puts all of them elsewhere"
-        raise WindlassError("ConfigInvalid", message)
-    return [load(file, overrides, workers=workers, name=name)]
+    return load_stages(file, _changes(overrides, workers, name))
 
 
 def _changes(overrides: Sequence[str] | None, workers: int | None, name: str | None) -> list[str]:

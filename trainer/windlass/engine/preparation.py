@@ -27,6 +27,7 @@ from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.engine.suites import open_suites
+from windlass.errors import WindlassError
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.compute import count_parameters
