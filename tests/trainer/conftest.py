@@ -216,6 +216,23 @@ def ranks(
             process.join()
 
 
+@pytest.fixture
+def undisturbed_and_killed(ranks: Callable[..., Ranks]) -> Callable[..., list[Ranks]]:
+    """Runs a job twice to its end, the second time killed in the middle and continued: (world_size, *overrides)."""
+
+    def run(world_size: int, *overrides: str) -> list[Ranks]:
+        groups = [ranks(name, world_size, *overrides) for name in ("undisturbed", "killed")]
+        for group in groups:
+            group.start_with_job_file()
+            if group is groups[1]:
+                group.kill(0, at_step=12)
+                group.start()
+            group.wait()
+        return groups
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def windlass_api_server(api_server: ApiServer) -> ApiServer:
     """A real API server that knows LLMTrainingJobs."""

@@ -83,7 +83,7 @@ def overrides(base: Path, table: Path, pooling: str, model: str = "") -> list[st
 def test_a_killed_classifier_ends_as_an_undisturbed_one_and_transformers_computes_the_same(
     bert: Path,
     table: Path,
-    ranks: Callable[..., Any],
+    undisturbed_and_killed: Callable[..., Any],
     tmp_path: Path,
     pooling: str,
     world_size: int,
@@ -91,13 +91,7 @@ def test_a_killed_classifier_ends_as_an_undisturbed_one_and_transformers_compute
     model: str,
 ) -> None:
     chosen = [*overrides(bert, table, pooling, model), f"training.parallelism.strategy={strategy}"]
-    groups = [ranks(name, world_size, *chosen) for name in ("undisturbed", "killed")]
-    for group in groups:
-        group.start_with_job_file()
-        if group is groups[1]:
-            group.kill(0, at_step=12)
-            group.start()
-        group.wait()
+    groups = undisturbed_and_killed(world_size, *chosen)
     found = [
         [
             (line.get("loss"), line.get("gradient_norm"), line.get("accuracy"), line.get("confusion"))

@@ -35,15 +35,9 @@ def overrides(table: Path, **examples: Any) -> list[str]:
 
 
 def test_a_killed_classifier_ends_as_an_undisturbed_one_and_labels_texts(
-    texts_with_labels: Path, ranks: Callable[..., Any], tmp_path: Path
+    texts_with_labels: Path, undisturbed_and_killed: Callable[..., Any], tmp_path: Path
 ) -> None:
-    groups = [ranks(name, 2, *overrides(texts_with_labels, testFraction=0.2)) for name in ("undisturbed", "killed")]
-    for group in groups:
-        group.start_with_job_file()
-        if group is groups[1]:
-            group.kill(0, at_step=12)
-            group.start()
-        group.wait()
+    groups = undisturbed_and_killed(2, *overrides(texts_with_labels, testFraction=0.2))
     lines = [[r for r in read_lines(RunFolder(g.folder).metrics) if r["kind"] == "classification"] for g in groups]
     for one, other in zip(*lines, strict=True):
         assert one | {"time": ""} == other | {"time": ""}

@@ -44,18 +44,12 @@ def records(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one_and_answers(
-    records: Callable[..., Path], ranks: Callable[..., Any], tmp_path: Path
+    records: Callable[..., Path], undisturbed_and_killed: Callable[..., Any], tmp_path: Path
 ) -> None:
     turns = [("user", "line 3"), ("assistant", "no"), ("user", "line 4"), ("assistant", "yes")]
     talk = {"messages": [{"role": role, "content": content} for role, content in turns]}
     given = overrides(records(talk), "training.globalBatchSize=4")
-    groups = [ranks(name, 2, *given) for name in ("undisturbed", "killed")]
-    for group in groups:
-        group.start_with_job_file()
-        if group is groups[1]:
-            group.kill(0, at_step=12)
-            group.start()
-        group.wait()
+    groups = undisturbed_and_killed(2, *given)
     curve = groups[0].curve()
     assert curve == groups[1].curve()
     assert curve["validation", 60][0] < curve["validation", 20][0] / 2
