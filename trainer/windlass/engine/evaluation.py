@@ -27,7 +27,7 @@ from windlass.models.decoder import Decoder
 from windlass.models.foreign import AnyModel
 from windlass.models.generation import generate
 from windlass.models.huggingface import load_model
-from windlass.spec.job import JobSpec, RawData
+from windlass.spec.job import RawData
 from windlass.storage import Storage, shown
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class Subject:
     place: str
     checkpoint: str | None
     """Of a run."""
-    spec: JobSpec | None
-    """Of its run, whose template its prompts are put in."""
+    run: TrainedRun | None
+    """What trained it, whose template its prompts are put in."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
             items = benchmarks.items(request.limit) if request.decontaminate else {}
             overlaps = [find_overlap(items, corpus, request.text_field) for corpus in request.decontaminate]
         subject = _load(place, tokenizer)
-        other = None if request.alone else _load_other(place, request)
-        bigram, corpora, missing = _bigram(place, subject, request)
+        other = None if request.alone else _load_other(subject, request)
+        bigram, corpora, missing = _bigram(subject, request)
         known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
         of_other = None if other is None else _measure(other, request, benchmarks, known, subject)
         found = _measure(subject, request, benchmarks, known, other)
@@ -194,7 +194,7 @@ def _measure(
 
 def _continue(subject: Subject, other: Subject | None, prompt: str, request: Request) -> str:
     """The prompt in the model's template; a model without a run gets it as the other one does."""
-    specs = [each.spec for each in (subject, other) if each is not None and each.spec is not None]
+    specs = [each.run.job.spec for each in (subject, other) if each is not None and each.run is not None]
     follows = [spec for spec in specs if spec.task in ("Instruct", "Preference")]
     tokenizer = subject.tokenizer
     encode = prompt_encoder(follows[0], tokenizer) if follows else tokenizer.encode
@@ -209,17 +209,15 @@ def _continue(subject: Subject, other: Subject | None, prompt: str, request: Req
     return tokenizer.decode(list(tokens))
 
 
-def _bigram(
-    place: Path | str, subject: Subject, request: Request
-) -> tuple[list[TextScore] | None, list[str], str | None]:
+def _bigram(subject: Subject, request: Request) -> tuple[list[TextScore] | None, list[str], str | None]:
     """How well a bigram model of the training data does on the texts, the corpora, and why there is none."""
     if request.alone or not request.texts:
         return None, [], None
     corpora = [(uri, 1.0) for uri in request.baseline]
     if not corpora:
-        if not _is_run(place):
+        if subject.run is None:
             return None, [], None
-        corpora = _trained_on(find_run(place))
+        corpora = _trained_on(subject.run)
         gone = [shown(uri) for uri, _ in corpora if not Storage(uri).exists(MANIFEST)]
         if gone or not corpora:
             why = f"{', '.join(gone)} is not there" if gone else "it was trained on no corpus"
@@ -256,19 +254,19 @@ def _describe(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _load_other(place: Path | str, request: Request) -> Subject | None:
+def _load_other(subject: Subject, request: Request) -> Subject | None:
     """The model to compare with; None where none is named and the model began with random weights."""
     if request.base is not None:
         return _load(request.base, None)
-    if not _is_run(place) or (run := find_run(place)).base is None:
+    run = subject.run
+    if run is None or run.base is None:
         return None
-    assert run.base is not None
     try:
         return _load_base(run.base, load_tokenizer(run.tokenizer))
     except WindlassError as error:
         raise WindlassError(
             error.reason,
-            f"{place} began with {shown(run.base.uri)}: {error}; name another model to compare with, "
+            f"{subject.place} began with {shown(run.base.uri)}: {error}; name another model to compare with, "
             "--base, or none: --alone",
         ) from error
 
@@ -276,10 +274,10 @@ def _load_other(place: Path | str, request: Request) -> Subject | None:
 def _load_base(base: Base, tokenizer: Tokenizer | None) -> Subject:
     """What a job's `model.from` names; `tokenizer` for weights that have none."""
     own = tokenizer_of(base, None) if tokenizer is None or base.tokenizer is not None else tokenizer
-    spec = find_run(base.place).job.spec if base.checkpoint is not None else None
+    run = find_run(base.place) if base.checkpoint is not None else None
     name = base.uri.rstrip("/").rpartition("/")[2]
     model = _that_writes(base_model(base), shown(base.uri))
-    return Subject(model, own, name, shown(base.uri), base.checkpoint, spec)
+    return Subject(model, own, name, shown(base.uri), base.checkpoint, run)
 
 
 def _is_run(place: Path | str) -> bool:
@@ -296,16 +294,16 @@ def _load(place: Path | str, asked: str | None) -> Subject:
     folder = Path(place)
     model: AnyModel
     own: Tokenizer | None
-    checkpoint, spec = None, None
+    checkpoint, run = None, None
     if _is_run(place):
         run = find_run(place)
         model, own, commit = load_checkpoint(run)
-        checkpoint, spec = commit.folder, run.job.spec
+        checkpoint = commit.folder
     else:
         model = load_model(folder)
         own = load_tokenizer(str(folder)) if (folder / "tokenizer.json").exists() else None
     tokenizer = _tokenizer(str(place), own, asked, model.config.vocab_size)
-    return Subject(_that_writes(model, place), tokenizer, folder.name, str(place), checkpoint, spec)
+    return Subject(_that_writes(model, place), tokenizer, folder.name, str(place), checkpoint, run)
 
 
 def _that_writes(model: AnyModel, place: Path | str) -> Decoder:

@@ -163,12 +163,13 @@ def generate_text(
 
     Arguments and errors as of `windlass.models.generation.generate` and `load_run`.
     """
-    model, tokenizer = load_run(run)
-    if find_run(run).job.spec.model.head is not None:
+    found = find_run(run)
+    model, tokenizer, _ = load_checkpoint(found)
+    if found.job.spec.model.head is not None:
         raise WindlassError("ConfigInvalid", f"{run} is a classifier, which writes no text; use `windlass classify`")
     tokens = generate(
         model,
-        prompt_encoder(find_run(run).job.spec, tokenizer)(prompt),
+        prompt_encoder(found.job.spec, tokenizer)(prompt),
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -190,8 +191,8 @@ def generate_text(
 
 def export_run(run: Path | str, folder: Path) -> None:
     """Write a run's model and tokenizer in Hugging Face layout; errors as of `load_run` and `export_model`."""
-    model, tokenizer = load_run(run)
     found = find_run(run)
+    model, tokenizer, _ = load_checkpoint(found)
     template = template_of(found.job.spec, tokenizer)
     if isinstance(model, CustomModel):
         raise WindlassError("ConfigInvalid", f"{run}: transformers cannot load {model.config.custom}, a model of yours")
@@ -216,13 +217,14 @@ def export_run_adapter(run: Path | str, folder: Path) -> None:
     model = found.job.spec.model
     if model.lora is None:
         raise WindlassError("ConfigInvalid", f"{found.place} trained no adapters: its job has no spec.model.lora")
-    export_adapter(load_run(run, merge=False)[0], model.lora, model.from_ or "", folder)
+    export_adapter(load_checkpoint(found, merge=False)[0], model.lora, model.from_ or "", folder)
 
 
 def classify_texts(run: Path | str, texts: Sequence[str]) -> list[dict[str, float]]:
     """The probability of each label, for each text; errors as of `load_run`, and ConfigInvalid for no classifier."""
-    model, tokenizer = load_run(run)
-    if (head := find_run(run).job.spec.model.head) is None:
+    trained = find_run(run)
+    model, tokenizer, _ = load_checkpoint(trained)
+    if (head := trained.job.spec.model.head) is None:
         raise WindlassError("ConfigInvalid", f"{run} is no classifier; its job's task is not Classify")
     found, is_encoder = [], model.config.theirs is not None
     for text in texts:

@@ -26,7 +26,6 @@ from transformers import (
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.models import pooled_classifier
-from windlass.models.decoder import Head, KeyValueCache, output_logits
 from windlass.models.foreign import Foreign, to_meta
 from windlass.models.huggingface import new_folder
 from windlass.models.pooled_classifier import PooledClassifier, PooledConfig, make_body, pooled
@@ -150,7 +149,7 @@ class AutoDecoder(AutoModelOf):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, causal=True)
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
         found: Tensor = self.body(input_ids=tokens, use_cache=False, return_dict=True).logits
         return found
 
@@ -172,28 +171,14 @@ class AutoClassifier(AutoModelOf):
         self.pooling = pooling
         self.score = nn.Linear(config.hidden_size, len(labels), device="meta")
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        return self(tokens)  # type: ignore[no-any-return]
-
-    def forward(
-        self,
-        tokens: Tensor,
-        *,
-        documents: Tensor | None = None,
-        cache: KeyValueCache | None = None,
-        last_only: bool = False,
-        head: Head = output_logits,
-    ) -> Tensor:
-        """Scores [batch, length, labels] of texts [batch, length], the same at each position.
-
-        `documents` [batch, length] is negative where a token pads, which no other sees.
-        """
+    def logits(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """Scores [batch, length, labels] of texts [batch, length], the same at each position."""
         mask = (torch.ones_like(tokens) if documents is None else documents >= 0).long()
         hidden = self.body(
             input_ids=tokens, attention_mask=None if documents is None else mask, return_dict=True
         ).last_hidden_state
-        state = pooled(hidden, mask, self.pooling)[:, None].expand(-1, tokens.shape[1], -1)
-        return head(state, self.score.weight, self.score.bias, 0.0)
+        scores: Tensor = self.score(pooled(hidden, mask, self.pooling))
+        return scores[:, None].expand(-1, tokens.shape[1], -1)
 
 
 def base_weights(folder: Path, *, causal: bool) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class CustomModel(Foreign):
         assert self.config.custom is not None
         return make(self.config.custom, self.config, self.labels, seed)
 
-    def logits(self, tokens: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
         outputs = len(self.labels) or self.config.vocab_size
         wanted = (*tokens.shape, outputs)
         found = self.body(tokens)

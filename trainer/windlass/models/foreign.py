@@ -24,8 +24,11 @@ class Foreign(nn.Module):
     """Of the parameter that makes logits, where it is known."""
 
     @abstractmethod
-    def logits(self, tokens: Tensor) -> Tensor:
-        """[batch, length, outputs] after each of `tokens` [batch, length], what pads to their right."""
+    def logits(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """[batch, length, outputs] after each of `tokens` [batch, length], what pads to their right.
+
+        `documents` [batch, length], where they are told, are negative where a token pads.
+        """
 
     @abstractmethod
     def initialise(self, seed: int) -> None:
@@ -48,7 +51,7 @@ class Foreign(nn.Module):
             raise ValueError("only the decoder has a cache")
         if tokens.shape[1] > self.config.context_length:
             raise ValueError(f"{tokens.shape[1]} tokens are more than the context, {self.config.context_length}")
-        logits = self.logits(tokens)
+        logits = self.logits(tokens, documents)
         return head(logits[:, -1:] if last_only else logits, None, None, 0.0)
 
 
