@@ -6,6 +6,7 @@
     python benchmarks/preparation.py growth --mb 100 300 1000             # every step; time and memory
     python benchmarks/preparation.py growth --mb 10000 --tokenizing-only
     python benchmarks/preparation.py planted                              # 1,000 exact and 1,000 near copies, found?
+    python benchmarks/preparation.py encodings                            # all of that code: tiktoken's tokens?
 
 The text is source code of this Python's packages, shuffled by runs of lines into documents of about 4 KB, of which 2 %
 are copies and 2 % copies with a line changed: as many bytes as asked for, always the same. All sides get the same
@@ -21,10 +22,12 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,7 +38,7 @@ WORKERS = 2
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("what", choices=["tokenizing", "duplicates", "growth", "planted", "peer"])
+    options.add_argument("what", choices=["tokenizing", "duplicates", "growth", "planted", "encodings", "peer"])
     options.add_argument("--mb", type=int, nargs="+", default=[30], help="millions of bytes of text")
     options.add_argument("--rounds", type=int, default=3, help="turns of each side, alternated; the best counts")
     options.add_argument("--tokenizer", default="r50k_base")
@@ -51,8 +54,8 @@ def main() -> None:
         if chosen.what == "growth":
             growth(folder, chosen.mb, chosen.tokenizer, chosen.tokenizing_only)
             return
-        if chosen.what == "planted":
-            planted(folder)
+        if chosen.what in ("planted", "encodings"):
+            {"planted": planted, "encodings": encodings}[chosen.what](folder)
             return
         write_text(folder / "raw", chosen.mb[0] * 10**6)
         if chosen.what == "tokenizing":
@@ -152,10 +155,26 @@ def growth(folder: Path, sizes: list[int], tokenizer: str, tokenizing_only: bool
         print(f"{speeds} {parent:>10.0f} {child:>11.0f} {removed:>8}", flush=True)
 
 
+def encodings(folder: Path) -> None:
+    """Print how many modules of this Python's code have tiktoken's own tokens in a corpus."""
+    import tiktoken
+
+    code = [text for text in map(read_code, code_files()) if text.strip()]
+    (folder / "raw").mkdir()
+    (folder / "raw" / "code.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in code))
+    size = sum(map(len, code)) / 1e6
+    for name in ("r50k_base", "cl100k_base"):
+        corpus = prepared(folder, name)
+        expected = Counter(token_hash(tiktoken.get_encoding(name).encode_ordinary(text)) for text in code)
+        same = expected & document_hashes(corpus)
+        tokens = sum(split.tokens for split in corpus.manifest.splits.values())
+        print(f"{name}: {same.total()} of {len(code)} modules, {size:.0f} MB, {tokens:,} tokens as tiktoken's")
+        shutil.rmtree(folder / "corpus")
+
+
 def planted(folder: Path, copies: int = 1000) -> None:
     """Print how many planted duplicates are found in this Python's code, and how many documents are taken for one."""
     import numpy as np
-    import xxhash
 
     from windlass.data.deduplication.minhash import bands_of
     from windlass.data.deduplication.ngrams import ngram_hashes, word_hashes
@@ -177,16 +196,10 @@ def planted(folder: Path, copies: int = 1000) -> None:
     began = time.perf_counter()
     corpus = prepared(folder, "bytes", {"deduplicate": {"near": {}}})
     seconds = time.perf_counter() - began
-    kept = set()
-    for name in corpus.manifest.splits:
-        split = corpus.split(name)
-        ends = split.document_ends().astype(int)
-        tokens = split.read(0, split.tokens).astype(np.uint8)
-        starts = [0, *ends[:-1]]
-        kept |= {xxhash.xxh3_64_intdigest(tokens[a : b - 1].tobytes()) for a, b in zip(starts, ends, strict=True)}
+    kept = document_hashes(corpus)
 
     def is_kept(text: str) -> bool:
-        return xxhash.xxh3_64_intdigest(text.encode()) in kept
+        return token_hash(list(text.encode())) in kept
 
     size = sum(map(len, code)) / 1e6
     print(f"{len(code)} modules, {size:.0f} MB, {copies} exact and {copies} near copies: {seconds:.0f} s")
@@ -217,6 +230,25 @@ def planted(folder: Path, copies: int = 1000) -> None:
     print(f"modules removed besides, at least 0.7 similar to another: {similar}")
     print(f"modules removed besides, less similar: {len(below)}, by the error of {bands} {expected:.0f} are expected")
     print(f"the least similar of them: {min(below, default=1.0):.2f}")
+
+
+def document_hashes(corpus: Any) -> Counter[int]:
+    """How often each sequence of tokens is a document of the corpus, by its hash."""
+    import numpy as np
+
+    found = Counter[int]()
+    for name in corpus.manifest.splits:
+        split = corpus.split(name)
+        ends = split.document_ends().astype(int)
+        found.update(token_hash(part[:-1]) for part in np.split(split.read(0, split.tokens), ends)[:-1])
+    return found
+
+
+def token_hash(tokens: Any) -> int:
+    import numpy as np
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(np.asarray(tokens, "<u4").tobytes())
 
 
 def code_files() -> list[Path]:

@@ -46,6 +46,8 @@ RECONCILERS = 16
 """Jobs that are looked at side by side; each of them mostly waits for the API server."""
 STUCK_SECONDS = 120.0
 """No look at a job takes this long: its requests time out before."""
+GATHER_SECONDS = 2.0
+"""A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
 MOUNT_GRACE_SECONDS = 3.0
 """A container that is being created for longer may wait for a volume: the kubelet's events are asked."""
 
@@ -78,6 +80,8 @@ class Controller:
         """Jobs that are being looked at, and since when (monotonic)."""
         self._refusals: dict[str, Refusal] = {}
         """By the job's UID: why the pods that were asked for last were not made."""
+        self._put_off: dict[str, float] = {}
+        """By the job's UID: until when its status can wait (monotonic)."""
         self._accounts: set[str] = set()
         """Namespaces that have the jobs' ServiceAccount."""
         self._mount_failures: dict[str, tuple[float, str]] = {}
@@ -116,6 +120,7 @@ class Controller:
         metadata = (new or old or {})["metadata"]
         if new is None:
             self._refusals.pop(metadata["uid"], None)
+            self._put_off.pop(metadata["uid"], None)
         self.queue.add((metadata["namespace"], metadata["name"]))
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
@@ -171,19 +176,30 @@ class Controller:
         observed = await self._observe(job)
         now = datetime.now(UTC)
         decision = decide(job, observed, now)
-        before = job
-        if decision.status != job.status:
+        before, events = job, decision.events
+        if decision.status == job.status:
+            pass
+        elif decision.can_wait and (seconds := self._still_waits(job)):
+            self.queue.add_after(key, seconds)
+            events = ()
+        else:
+            self._put_off.pop(job.uid, None)
             job = await self._write_status(job, decision.status)
             self.queue.add(key)  # own writes wake nobody: what follows from the new status is seen at the next look
             self.metrics.count(before, decision.status, now)
         refused = await self._act(job, decision.actions)
-        for event in decision.events:
+        for event in events:
             await self._client.create(EVENTS, event_object(job, event, now, self._instance))
         if decision.again_after is not None:
             self.queue.add_after(key, decision.again_after)
         if refused:
             return "refused"
         return "wrote" if job is not before or decision.actions else "nothing"
+
+    def _still_waits(self, job: Job) -> float:
+        """Seconds for which a status that can wait is not written yet."""
+        now = time.monotonic()
+        return max(0.0, self._put_off.setdefault(job.uid, now + GATHER_SECONDS) - now)
 
     async def _observe(self, job: Job) -> Observed:
         pods = [pod for pod in self.pods.indexed(job.key) if owned_by(pod, job.uid)]

@@ -104,9 +104,11 @@ class World:
 
         return await self.until(phase, reached)
 
-    async def run_pods(self) -> None:
-        """As kubelets would: all pods run and are ready."""
+    async def run_pods(self, *names: str) -> None:
+        """As kubelets would: these pods, or all, run and are ready."""
         for name, pod in (await self.pods()).items():
+            if names and name not in names:
+                continue
             role = pod["metadata"]["labels"]["app.kubernetes.io/component"]
             status = {
                 "phase": "Running",
@@ -202,6 +204,33 @@ def test_a_job_gets_its_pods_trains_and_succeeds(server: ApiServer, monkeypatch:
             told = [event["reason"] for event in events if event["involvedObject"]["kind"] == JOBS.kind]
             assert {"Started", "Running", "Succeeded"} <= set(told)
             assert len(told) == len(set(told))
+
+    asyncio.run(story())
+
+
+def test_pods_that_come_one_by_one_are_one_write(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace) as registry:
+
+            def writes() -> float:
+                labels = {"verb": "apply", "resource": "llmtrainingjobs/status", "code": "200"}
+                return registry.get_sample_value("windlass_operator_api_requests_total", labels) or 0.0
+
+            await here.client.create(JOBS, job(here.namespace))
+            await here.until_pods(*ALL)
+            for name in ALL:
+                await here.run_pods(name)
+                await asyncio.sleep(0.3)
+            assert writes() == 1, "that the attempt starts"
+
+            async def all_there() -> Any:
+                return (await here.status())["columns"].get("workers") == "2/2"
+
+            await here.until("the pods are told of", all_there)
+            assert writes() == 2
+            here.trains()
+            await here.until_phase("Running")
+            assert writes() == 3
 
     asyncio.run(story())
 

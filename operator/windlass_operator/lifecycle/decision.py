@@ -75,3 +75,5 @@ class Decision:
     events: tuple[Event, ...] = ()
     again_after: float | None = None
     """Seconds until time alone may change the decision; None: never."""
+    can_wait: bool = False
+    """Whether the status, and its events, may be written a little later, together with what comes until then."""

@@ -30,6 +30,7 @@ class Draft:
     events: list[Event] = field(default_factory=list)
     moments: list[datetime] = field(default_factory=list)
     """When time alone may change the decision."""
+    can_wait: bool = False
 
     def __post_init__(self) -> None:
         self.status = self.job.status.model_copy()
@@ -99,4 +100,4 @@ class Draft:
     def decision(self) -> Decision:
         waits = [(moment - self.now).total_seconds() for moment in self.moments]
         again = min((wait for wait in waits if wait > 0), default=None)
-        return Decision(self.status, tuple(self.actions), tuple(self.events), again)
+        return Decision(self.status, tuple(self.actions), tuple(self.events), again, self.can_wait)

@@ -64,12 +64,21 @@ def settle(draft: Draft) -> None:
             if draft.now >= due - EVERY and not draft.is_over(due):
                 draft.status = old
                 return
+    else:
+        draft.can_wait = _but_presence(old) == _but_presence(new)
     new.goodput = _goodput(draft)
     new.columns = columns(new)
 
 
 def _core(status: JobStatus) -> dict[str, object]:
     return {name: value for name, value in status if name not in _SOFT}
+
+
+def _but_presence(status: JobStatus) -> dict[str, object]:
+    """What is told at once: all but who is there, which changes with every pod while a job starts."""
+    head = status.head.model_copy(update={"uid": None}) if status.head else None
+    conditions = [condition for condition in status.conditions if condition.type != "PodsReady"]
+    return _core(status) | {"head": head, "workers": status.workers.desired, "conditions": conditions}
 
 
 def _goodput(draft: Draft) -> Goodput | None:
