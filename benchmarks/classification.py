@@ -9,17 +9,13 @@ core: what training and measuring take on a machine that does nothing else.
 """
 
 import argparse
-import multiprocessing
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-from windlass.engine.machine import this_machine
-from windlass.engine.preparation import prepare_run
-from windlass.engine.rank_settings import RankSettings
-from windlass.engine.run_folder import RunFolder, last, read_json, read_lines, write_json
-from windlass.engine.train_function import train_alone
+from one_rank import run
+
+from windlass.engine.run_folder import RunFolder, last, read_lines
 from windlass.spec.loading import load_job
 
 STARTS = {"base": [], "random": ["model.from=null", "model.preset=llama-tiny", "tokenizer=bytes"]}
@@ -47,7 +43,7 @@ def main() -> None:
         for way in chosen.ways:
             overrides = [*STARTS[start], *WAYS[way], *chosen.set]
             name = f"{chosen.job.stem}-{start}-{way.replace(' ', '-').lower()}"
-            found = [run(chosen.job, name, seed, overrides) for seed in range(1, chosen.seeds + 1)]
+            found = [run_seed(chosen.job, name, seed, overrides) for seed in range(1, chosen.seeds + 1)]
             accuracy = [result["accuracy"] for result in found]
             mean, half = statistics.mean(accuracy), T_95[chosen.seeds] * statistics.stdev(accuracy) / len(found) ** 0.5
             f1, seconds = (statistics.mean(result[key] for result in found) for key in ("f1", "seconds"))
@@ -58,32 +54,16 @@ def main() -> None:
             )
 
 
-def run(file: Path, name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """Train, unless it has been done; returns what was measured on the test split, and what it took."""
-    name = f"{name}-{seed}"
-    folder = RunFolder(Path("runs").absolute() / name)
-    if not folder.result.exists():
-        overrides = [f"metadata.name={name}", f"training.seed={seed}", "workers.replicas=1", *overrides]
-        folder.path.mkdir(parents=True, exist_ok=True)
-        settings = prepare_run(load_job(file, overrides), folder, this_machine(), 1, lambda message: None)
-        rank = multiprocessing.get_context("forkserver").Process(target=train, args=(settings,))
-        rank.start()
-        rank.join()
-        if rank.exitcode:
-            raise SystemExit(f"{name} failed: see {folder.log('rank-0')}")
-    return dict(read_json(folder.result) or {})
+def run_seed(file: Path, name: str, seed: int, overrides: list[str]) -> dict[str, Any]:
+    """What was measured on the test split, and what it took."""
+    overrides = [f"metadata.name={name}-{seed}", f"training.seed={seed}", "workers.replicas=1", *overrides]
+    return dict(run(load_job(file, overrides), on_test_split))
 
 
-def train(settings: RankSettings) -> None:
-    """What `run` starts, in a process of its own."""
-    begin = time.process_time()
-    train_alone(settings)
-    folder = RunFolder(settings.folder)
-    records = [record for record in read_lines(folder.metrics) if record.get("split") == "test"]
-    seconds = time.process_time() - begin
-    write_json(folder.result, last(records, "classification") | {"seconds": seconds, "trained": settings.plan.trained})
+def on_test_split(folder: RunFolder) -> dict[str, Any]:
+    """The run's last record of the test split."""
+    return last([record for record in read_lines(folder.metrics) if record.get("split") == "test"], "classification")
 
 
 if __name__ == "__main__":
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["windlass.engine.train_function"])
     main()
