@@ -18,7 +18,6 @@ from windlass.data.corpus import Corpus
 from windlass.data.stream import validation_batches
 from windlass.engine.run_folder import RunFolder
 from windlass.engine.runs import load_run
-from windlass.models.decoder import Decoder
 from windlass.spec.loading import dump_job, load_job_text, load_stages
 
 CORPORA = {"plays": "corpora/plays", "code": "corpora/code"}
@@ -69,7 +68,7 @@ def losses(folder: RunFolder) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def held_out_loss(model: Decoder, corpus: Corpus) -> float:
+def held_out_loss(model: torch.nn.Module, corpus: Corpus) -> float:
     """Mean cross entropy in nats a token over the same windows of the validation split every time."""
     total, tokens = 0.0, 0
     windows = validation_batches(

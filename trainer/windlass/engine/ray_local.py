@@ -35,6 +35,11 @@ WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is 
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
 }
+RANKS_ENVIRONMENT = {
+    # Processes that become ranks import what ranks need while the driver still prepares.
+    "RAY_enable_worker_prestart": "1",
+    "RAY_preload_python_modules": "ray.train.collective,windlass.engine.train_function",
+}
 
 
 class RayLocal:
@@ -46,11 +51,16 @@ class RayLocal:
 
     def __init__(self, ranks: int, threads: int) -> None:
         self._ranks = ranks
-        self._threads = threads
         self._fits = 0
         # Paths of sockets may have about 100 characters, which TMPDIR on a Mac takes by itself.
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp", ignore_cleanup_errors=True)
-        os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT | RANKS_ENVIRONMENT)
+        os.environ.update(
+            RAY_AUTH_TOKEN=secrets.token_hex(32),
+            OMP_NUM_THREADS=str(threads),
+            GLOO_SOCKET_IFNAME="lo0" if sys.platform == "darwin" else "lo",
+            NCCL_SOCKET_IFNAME="lo",
+        )
         import ray  # noqa: F401 - here, so that no other thread imports while this one does
 
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
@@ -66,14 +76,6 @@ class RayLocal:
             object_store_memory=128 << 20,
             log_to_driver=False,
             _temp_dir=self._folder.name,
-            runtime_env={
-                "env_vars": {
-                    **WORKERS_ENVIRONMENT,
-                    "OMP_NUM_THREADS": str(self._threads),
-                    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-                    "NCCL_SOCKET_IFNAME": "lo",
-                }
-            },
         )
 
     def fit(self, settings: "RankSettings") -> None:

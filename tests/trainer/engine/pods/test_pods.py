@@ -34,6 +34,8 @@ def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undi
     job = pods("training.maxSteps=3000")
     job.wait_for(lambda: job.step() > 50)
 
+    job.wait_for(lambda: all(job.processes(worker, "ray::IDLE") for worker in ("worker-0", "worker-1")))
+    spare = job.processes("worker-0", "ray::IDLE")
     [rank] = job.processes("worker-0", "RayTrainWorker")
     rank.kill()
     job.wait_for(lambda: job.progress()["restarts"] == 1)
@@ -45,6 +47,7 @@ def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undi
     assert (failure["reason"], failure["pod"], failure["node"]) == ("RankFailed", "tiny-worker-0", "node1")
     assert failure["exitCode"] == -9
     assert failure["lastLogLines"]
+    assert job.processes("worker-0", "RayTrainWorker") == spare, "it had started before, and waited"
 
     job.kill("worker-1")
     job.wait_for(lambda: job.progress()["restarts"] == 2)

@@ -109,6 +109,6 @@ def test_ranks_are_asked_to_save_once_more_workers_have_stayed_for_a_while(clust
 
     waiter = threading.Thread(target=end_when_asked)
     waiter.start()
-    places._watch_for_more(training)
+    places._watch(training)
     waiter.join()
     assert places.gather() == 3

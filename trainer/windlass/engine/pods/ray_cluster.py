@@ -18,7 +18,7 @@ from windlass.engine.pods import ray_node
 from windlass.engine.pods.pod import Pod, fit_folder
 from windlass.engine.pods.stored_run import fetch_history, keep_run
 from windlass.engine.rank_settings import RankSettings
-from windlass.engine.run_folder import Record, RunFolder, read_json, read_lines, write_json
+from windlass.engine.run_folder import Record, RunFolder, last, read_json, read_lines, write_json
 from windlass.errors import WindlassError
 from windlass.planning.batching import batching
 from windlass.spec.checks import check
@@ -66,6 +66,7 @@ class RayCluster:
             logging_level=logging.WARNING,
             _node_ip_address=self._pod.ip,
         )
+        self._start_spares([self._pod.ip], 1)
 
     def check(self) -> None:
         """Hold the job to what a cluster needs; take over what earlier attempts have left."""
@@ -101,11 +102,23 @@ class RayCluster:
         if not self._started.done():
             return []
         self._started.result()
+        alive = self._nodes()
+        return [worker for worker in read_json(self._run.workers) or [] if worker["ip"] in alive]
+
+    def _nodes(self) -> dict[str, int]:
+        """Addresses of Ray's nodes that are alive, each with the port of its Ray."""
         from ray import nodes
 
         known = nodes()  # type: ignore[no-untyped-call]
-        alive = {node["NodeManagerAddress"] for node in known if node["Alive"]}
-        return [worker for worker in read_json(self._run.workers) or [] if worker["ip"] in alive]
+        return {node["NodeManagerAddress"]: node["NodeManagerPort"] for node in known if node["Alive"]}
+
+    def _start_spares(self, hosts: list[str], count: int) -> None:
+        """Have as many processes wait on each of these nodes, for the ranks' next start."""
+        from windlass.engine.pods.spares import start_spares
+
+        nodes = self._nodes()
+        for host in nodes.keys() & set(hosts):
+            start_spares(host, nodes[host], count)
 
     def _answer(self, workers: list[Record]) -> bool:
         """Whether all workers are there now: of a machine that was switched off, Ray knows only after seconds."""
@@ -146,7 +159,7 @@ class RayCluster:
         }  # the controller need not import what they are made of
         ranks = len(self._workers) * self._ranks_per_worker
         training = self._thread.submit(self._fit, config, ranks, settings.plan.device == "cuda")
-        self._watch_for_more(training)
+        self._watch(training)
         training.result()
         stopped = self._last_word()["stopped"]
         if stopped and not self._run.stop.exists():
@@ -159,10 +172,14 @@ class RayCluster:
 
         fit(train_in_pod, config, ranks=ranks, on_gpus=on_gpus, folder=str(self._run.path / "ray-train"))
 
-    def _watch_for_more(self, fit: "Future[None]") -> None:
-        """While the ranks train: when there have been more workers for a while, ask them to save and stop."""
-        since = None
+    def _watch(self, fit: "Future[None]") -> None:
+        """While the ranks train: prepare their next start, and ask for it once more workers have stayed for a while."""
+        since, prepared = None, False
         while not fit.done():
+            if not prepared and last(list(read_lines(self._run.events)), "phase").get("phase") == "Running":
+                prepared = True
+                self._start_spares([self._pod.ip], 1)
+                self._start_spares([worker["ip"] for worker in self._workers], self._ranks_per_worker)
             if (self._largest(len(self._joined())) or 0) <= len(self._workers):
                 since = None
             elif since is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from windlass.engine.machine import threads_of_rank
 from windlass.engine.pods.pod import Pod
-from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
+from windlass.engine.ray_local import ENVIRONMENT, RANKS_ENVIRONMENT, WORKERS_ENVIRONMENT
 
 STARTED = "Ray has started"
 """What is printed once all processes run and have joined."""
@@ -39,11 +39,8 @@ TRAIN_ENVIRONMENT = WORKERS_ENVIRONMENT | {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # the driver has seen that there is room
 }
 """Settings of Ray Train's controller and of the ranks."""
-_RANKS_ENVIRONMENT = {
-    # Processes that become ranks import what ranks need while the head still starts.
-    "RAY_enable_worker_prestart": "1",
-    "RAY_preload_python_modules": "ray.train.collective,windlass.engine.train_function",
-}
+HEADS_ENVIRONMENT = {"RAY_preload_python_modules": "ray.train.v2._internal.execution.checkpoint.sync_actor"}
+"""Settings of the head's Ray: the one process there is where ranks tell each other of their addresses."""
 
 
 def environment() -> dict[str, str]:
@@ -60,7 +57,7 @@ def command(*arguments: str) -> list[str]:
 
 def ranks_environment(pod: Pod, ranks: int) -> dict[str, str]:
     """Settings of a worker's Ray and its ranks: threads, and the network interface unless the user chose one."""
-    settings = _RANKS_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads_of_rank(ranks))}
+    settings = RANKS_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads_of_rank(ranks))}
     if pod.interface is None:
         return settings
     chosen = {f"{library}_SOCKET_IFNAME": pod.interface for library in ("GLOO", "NCCL")}
