@@ -13,6 +13,7 @@ from windlass_operator.lifecycle.observed import Pod, Verdict, Waiting
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _REFERENCE_REASONS = {"CreateContainerConfigError"}
 _CREATING = {"ContainerCreating", "PodInitializing"}
+_CONDITIONS = {"Ready", "PodScheduled", "DisruptionTarget"}
 
 
 class VerdictMessage(SpecModel):
@@ -64,7 +65,7 @@ def trim_pod(pod: Object) -> Object:
     labels = {name: value for name, value in metadata["labels"].items() if name in _LABELS}
     wanted = ("phase", "reason", "message", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
     trimmed = {name: status[name] for name in wanted if name in status}
-    trimmed["conditions"] = [item for item in status.get("conditions", []) if item["type"] in {"Ready", "PodScheduled"}]
+    trimmed["conditions"] = [item for item in status.get("conditions", []) if item["type"] in _CONDITIONS]
     return {
         "metadata": {name: metadata[name] for name in kept if name in metadata} | {"labels": labels},
         "spec": {"nodeName": pod["spec"].get("nodeName")},
@@ -80,6 +81,8 @@ def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, st
     metadata, status = pod["metadata"], pod.get("status", {})
     labels = metadata["labels"]
     ended = _main_container(pod).get("state", {}).get("terminated") or {}
+    # Why Kubernetes ends a pod (PreemptionByScheduler, EvictionByEvictionAPI...), from before it does to its end.
+    disruption = _condition(status, "DisruptionTarget")
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -95,8 +98,8 @@ def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, st
         waiting=_waiting(pod, mount_failures.get(metadata["uid"])),
         exit_code=ended.get("exitCode"),
         finished=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
-        reason=status.get("reason") or ended.get("reason"),
-        message=status.get("message"),
+        reason=status.get("reason") or disruption.get("reason") or ended.get("reason"),
+        message=status.get("message") or disruption.get("message"),
         verdict=_verdict(ended.get("message")),
     )
 

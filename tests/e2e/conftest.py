@@ -4,6 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
@@ -41,9 +42,13 @@ def jobs_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]
 def images() -> None:
     """Both images, built from the Dockerfiles and on all nodes."""
     if SCRIPT:
-        run(SCRIPT, "base")
-        for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
+
+        def build(image: str, folder: str) -> None:
             run(SCRIPT, "build", image, ROOT, "-f", ROOT / f"images/{folder}/Dockerfile", timeout=900)
+
+        run(SCRIPT, "base")
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(build, (OPERATOR_IMAGE, TRAINER_IMAGE), ("operator", "trainer")))
     elif shutil.which("kind") and shutil.which("docker"):
         for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
             run("docker", "build", "-t", image, "-f", ROOT / f"images/{folder}/Dockerfile", ROOT, timeout=1800)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from windlass_operator.lifecycle.failures import pod_trouble
 from windlass_operator.observe import is_creating, is_lost, observe_pod, owned_by, trim_node, trim_pod
 
 
@@ -73,6 +74,24 @@ def test_a_running_worker_is_seen_with_its_seat_and_node() -> None:
 def test_a_pod_that_waits_says_why_in_the_words_it_was_told(status: dict[str, Any], reason: str, words: str) -> None:
     found = observed(pod(status=status))
     assert (found.waiting.reason, found.waiting.message) == (reason, words)
+
+
+@pytest.mark.parametrize(
+    ("cause", "words", "reason"),
+    [
+        ("PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod", "Preempted"),
+        ("EvictionByEvictionAPI", "Eviction API: evicting", "Evicted"),
+        ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", "Evicted"),
+    ],
+)
+def test_why_kubernetes_ends_a_pod_is_told_in_its_words(cause: str, words: str, reason: str) -> None:
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": cause, "message": words}
+    killed = {"name": "worker", "state": {"terminated": {"exitCode": 143, "reason": "Error"}}}
+    status = {"phase": "Running", "conditions": [disrupted], "containerStatuses": [killed]}
+    trouble = pod_trouble(observed(pod(status=status, deletionTimestamp="2026-01-31T12:00:05Z")))
+    assert trouble is not None
+    assert trouble[0] == reason
+    assert trouble[1].endswith(f" Kubernetes says: {words}")
 
 
 def test_a_missing_volume_is_told_by_the_kubelet_s_event_alone() -> None:

@@ -11,6 +11,10 @@ from windlass_operator.lifecycle.observed import Pod
 
 KEPT = 10
 SECOND = timedelta(seconds=1)
+EVICTIONS = {
+    *("Evicted", "NodeShutdown", "Terminated"),  # by the kubelet
+    *("EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet"),  # a pod's DisruptionTarget
+}
 POD_REASONS = ("NodeLost", "Evicted", "Preempted")
 """What happens to pods from outside: the operator's to record. The rest is told by the heads."""
 
@@ -19,10 +23,10 @@ def pod_trouble(pod: Pod) -> tuple[str, str] | None:
     """Reason and message of what ends a pod from outside; None for a pod in peace."""
     if pod.node_lost:
         return "NodeLost", f"Node {pod.node}, where {pod.name} was, has stopped answering."
-    words = f" The kubelet says: {pod.message}" if pod.message else ""
+    words = f" Kubernetes says: {pod.message}" if pod.message else ""
     if pod.reason is not None and pod.reason.startswith("Preempt"):
         return "Preempted", f"Pod {pod.name} gave way to one of higher priority.{words}"
-    if pod.reason in {"Evicted", "NodeShutdown", "Terminated"}:
+    if pod.reason in EVICTIONS:
         return "Evicted", f"Pod {pod.name} was evicted from node {pod.node}.{words}"
     if pod.deleting:
         return "Evicted", f"Pod {pod.name} was deleted: evicted, drained from node {pod.node}, or by hand."
