@@ -106,26 +106,17 @@ def test_a_second_job_of_the_same_name_starts_anew_after_the_first_is_deleted(
     assert cluster.store.exists(f"{cluster.bucket}/runs/shakespeare/job.yaml"), "onDelete: Keep"
 
 
-def test_suspend_saves_and_frees_everything_and_resume_goes_on(cluster: Cluster) -> None:
-    cluster.apply(small_job(cluster, "pause", maxSteps=100000))
-    cluster.wait_for_phase("pause", "Running")
-    wait_for("some steps", lambda: len(cluster.steps("pause")) > 5)
-    kubectl("patch", "llmjob", "pause", "--type=merge", "-p", '{"spec": {"lifecycle": {"suspend": true}}}')
-    suspended = cluster.wait_for_phase("pause", "Suspended", seconds=60)
-    wait_for("no pod is left", lambda: not cluster.pods("pause"), 60)
-    step = suspended["checkpoint"]["step"]
-    assert step > 5
-    kubectl("patch", "llmjob", "pause", "--type=merge", "-p", '{"spec": {"lifecycle": {"suspend": false}}}')
-    resumed = cluster.wait_for_phase("pause", "Running")
-    assert resumed["attempt"] == 2
-    assert resumed["restarts"]["infrastructure"] == 0, "a pause is no failure"
-    wait_for("steps beyond", lambda: max((s for _, s in cluster.steps("pause")), default=0) > step)
-    first_again = min(s for at, s in cluster.steps("pause") if s > step)
-    assert first_again == step + 1, "nothing is done twice"
+@pytest.fixture(scope="module")
+def steady(cluster: Cluster) -> None:
+    """A job that trains until its test deletes it, and its storage goes with it."""
+    job = small_job(cluster, "steady", maxSteps=100000)
+    job["spec"]["checkpoints"]["onDelete"] = "Delete"
+    cluster.apply(job)
+    cluster.wait_for_phase("steady", "Running")
 
 
-def test_other_pods_reach_nothing_of_a_job_and_prometheus_its_metrics_only(cluster: Cluster) -> None:
-    head = cluster.pod("pause-head")
+def test_other_pods_reach_nothing_of_a_job_and_prometheus_its_metrics_only(cluster: Cluster, steady: None) -> None:
+    head = cluster.pod("steady-head")
     assert head is not None
     address = head["status"]["podIP"]
     run("kubectl", "create", "namespace", "monitoring")
@@ -182,20 +173,7 @@ def _reach(namespace: str, name: str, address: str) -> dict[str, str]:
     return dict(json.loads(kubectl("logs", name, namespace=namespace)))
 
 
-def test_deleting_a_job_with_on_delete_deletes_its_storage(cluster: Cluster) -> None:
-    job = small_job(cluster, "shred", maxSteps=100000)
-    job["spec"]["checkpoints"]["onDelete"] = "Delete"
-    cluster.apply(job)
-    cluster.wait_for_phase("shred", "Running")
-    wait_for("a checkpoint", lambda: cluster.status("shred").get("checkpoint"))
-    kubectl("delete", "llmjob", "shred", "pause", "--wait", "--timeout=120s")
-    assert cluster.store.find(f"{cluster.bucket}/runs/shred") == []
-    assert cluster.store.find(f"{cluster.bucket}/runs/pause") != []
-
-
-def test_an_upgrade_of_the_chart_leaves_running_jobs_alone(cluster: Cluster) -> None:
-    cluster.apply(small_job(cluster, "steady", maxSteps=100000))
-    cluster.wait_for_phase("steady", "Running")
+def test_an_upgrade_of_the_chart_leaves_running_jobs_alone(cluster: Cluster, steady: None) -> None:
     before = {pod["metadata"]["uid"]: _restarts(pod) for pod in cluster.pods("steady")}
     run(
         *("helm", "upgrade", "windlass", ROOT / "charts/windlass", "--reuse-values", "--wait", "--timeout", "120s"),
@@ -204,8 +182,14 @@ def test_an_upgrade_of_the_chart_leaves_running_jobs_alone(cluster: Cluster) -> 
     step = cluster.steps("steady")[-1][1]
     wait_for("steps after the upgrade", lambda: cluster.steps("steady")[-1][1] > step + 5)
     assert {pod["metadata"]["uid"]: _restarts(pod) for pod in cluster.pods("steady")} == before
-    kubectl("delete", "llmjob", "steady", "--wait=false")
 
 
 def _restarts(pod: dict[str, Any]) -> int:
     return int(pod["status"]["containerStatuses"][0]["restartCount"])
+
+
+def test_deleting_a_job_with_on_delete_deletes_its_storage(cluster: Cluster, steady: None) -> None:
+    wait_for("a checkpoint", lambda: cluster.status("steady").get("checkpoint"))
+    assert cluster.store.find(f"{cluster.bucket}/runs/steady") != []
+    kubectl("delete", "llmjob", "steady", "--wait", "--timeout=120s")
+    assert cluster.store.find(f"{cluster.bucket}/runs/steady") == []
