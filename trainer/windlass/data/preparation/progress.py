@@ -37,6 +37,8 @@ class Report:
 
     def line(self) -> str:
         """Return what is done, with the rate and the time left once they can be known."""
+        if not self._done:
+            return f"reading {self.total / 1e6:,.1f} MB"
         line = f"{self.counts.documents:,} documents, {self.counts.tokens:,} tokens"
         seconds = time.monotonic() - self._began
         if self._fresh and self._done < self.total:
