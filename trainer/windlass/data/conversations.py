@@ -29,6 +29,11 @@ class Conversation:
         """All of it, to find copies."""
         return "\n".join(f"{role}: {content}" for role, content in self.messages)
 
+    @property
+    def conversations(self) -> tuple["Conversation", ...]:
+        """Those that are read, as of a pair: this one."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -43,6 +48,11 @@ class Pair:
     def text(self) -> str:
         """All of it, to find copies."""
         return f"{self.chosen.text}\n{self.rejected.text}"
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """Those that are read: the chosen one, and the rejected one."""
+        return self.chosen, self.rejected
 
 
 def conversations(spec: Examples) -> Iterator[Conversation]:

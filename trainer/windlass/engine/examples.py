@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 
 from windlass.data.buckets import Example, ExampleStream, LengthOrder, padded_batch
-from windlass.data.conversations import conversations, pairs
+from windlass.data.conversations import Conversation, Pair, conversations, pairs
 from windlass.data.examples import Counts, encoded, labelled, load, split, store
 from windlass.data.packing import pack
 from windlass.data.stream import Batch
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.spec.job import JobSpec, LLMTrainingJob
+from windlass.spec.job import Examples, JobSpec, LLMTrainingJob
 from windlass.spec.presets import ModelConfig
 from windlass.storage import Storage
 from windlass.tasks import instruct
@@ -58,13 +58,7 @@ def _conversations(
     job: LLMTrainingJob, tokenizer: Tokenizer, length: int, _: ModelConfig
 ) -> tuple[dict[str, list[Example]], Counts]:
     data = job.spec.data
-    assert data.examples is not None
-    template = find_template(data.template, tokenizer)
-    splits, counts = split(data.examples, conversations(data.examples), [""], job.spec.training.seed)
-    everything = data.loss_on == "Everything"
-    examples = encoded(
-        splits, lambda one: instruct.encode(tokenizer, template, one, length, everything=everything), counts
-    )
+    examples, counts = _answers(job, tokenizer, length, conversations, everything=data.loss_on == "Everything")
     if data.packing:
         examples = {name: pack(found, length) for name, found in examples.items()}
         counts.sequences = {name: len(found) for name, found in examples.items()}
@@ -74,14 +68,25 @@ def _conversations(
 def _pairs(
     job: LLMTrainingJob, tokenizer: Tokenizer, length: int, _: ModelConfig
 ) -> tuple[dict[str, list[Example]], Counts]:
+    return _answers(job, tokenizer, length, pairs, everything=False)
+
+
+def _answers(
+    job: LLMTrainingJob,
+    tokenizer: Tokenizer,
+    length: int,
+    read: Callable[[Examples], Iterator[Conversation | Pair]],
+    *,
+    everything: bool,
+) -> tuple[dict[str, list[Example]], Counts]:
+    """What `read` finds, in the job's template: each conversation an example, of a pair the chosen one first."""
     data = job.spec.data
     assert data.examples is not None
     template = find_template(data.template, tokenizer)
-    splits, counts = split(data.examples, pairs(data.examples), [""], job.spec.training.seed)
-    answers = {name: [one for pair in found for one in (pair.chosen, pair.rejected)] for name, found in splits.items()}
-    return encoded(
-        answers, lambda one: instruct.encode(tokenizer, template, one, length, everything=False), counts
-    ), counts
+    splits, counts = split(data.examples, read(data.examples), [""], job.spec.training.seed)
+    found = {name: [each for one in part for each in one.conversations] for name, part in splits.items()}
+    encode = partial(instruct.encode, tokenizer, template, length=length, everything=everything)
+    return encoded(found, encode, counts), counts
 
 
 def rows_of_sample(spec: JobSpec) -> int:
