@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from windlass.data.stream import IGNORED
-from windlass.tasks.preference import log_probabilities, measure, preference_loss
+from windlass.tasks.preference import METRICS, log_probabilities, measure, preference_loss
 
 BETA = 0.25
 
@@ -42,8 +42,13 @@ def expected() -> dict[str, torch.Tensor]:
 
 def test_the_loss_and_the_metrics_are_those_of_trl() -> None:
     hidden, weight, labels, reference = pairs()
-    loss = preference_loss(hidden, weight, labels=labels, reference=reference, beta=BETA)
-    torch.testing.assert_close(loss, expected()["loss"].sum())
+    weight.requires_grad_()
+    sums = preference_loss(hidden, weight, labels=labels, reference=reference, beta=BETA)
+    assert ["loss", *METRICS] == list(expected())
+    torch.testing.assert_close(sums.detach(), torch.stack([values.sum() for values in expected().values()]))
+    [gradient] = torch.autograd.grad(sums[1:].sum(), weight)
+    assert not gradient.any(), "metrics are not learned from"
+    weight.requires_grad_(False)
     found = measure(log_probabilities(hidden, weight, labels=labels), reference, BETA)
     assert found == {name: pytest.approx(values.mean().item(), rel=1e-5) for name, values in expected().items()} | {
         "pairs": 3
@@ -56,7 +61,7 @@ def test_the_gradient_makes_chosen_answers_likelier_than_rejected_ones() -> None
     weight.requires_grad_()
     margins = []
     for _ in range(2):
-        loss = preference_loss(hidden, weight, labels=labels, reference=reference, beta=BETA)
+        loss, *_ = preference_loss(hidden, weight, labels=labels, reference=reference, beta=BETA)
         [gradient] = torch.autograd.grad(loss, weight)
         margins.append(measure(log_probabilities(hidden, weight, labels=labels), reference, BETA)["rewards/margins"])
         weight = (weight - 0.1 * gradient).detach().requires_grad_()

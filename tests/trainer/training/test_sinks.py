@@ -9,7 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,18 @@ def test_prometheus_does_not_show_what_has_no_value_yet(prometheus_sink: Prometh
     names = " ".join(samples(prometheus_sink))
     assert "windlass_validation_loss" not in names
     assert "windlass_mfu_ratio" not in names
+    assert "windlass_reward" not in names
+
+
+def test_rewards_of_a_step_are_shown_where_pairs_are_learned_from() -> None:
+    rewards = {"rewards/chosen": 0.5, "rewards/rejected": -1.0, "rewards/margins": 1.5, "rewards/accuracies": 0.75}
+    record = train(1) | rewards
+    assert {name: scalars(record)[f"train/{name}"] for name in rewards} == rewards
+    with closing(PrometheusSink(rank=1, job="demo")) as sink:
+        send(sink, [record])
+        shown = samples(sink)
+    names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy_ratio")
+    assert [shown[f'windlass_{name}{{rank="1"}}'] for name in names] == [0.5, -1.0, 1.5, 0.75]
 
 
 def test_prometheus_counts_the_tokens_of_this_rank_s_life_only(prometheus_sink: PrometheusSink) -> None:

@@ -1,6 +1,6 @@
 """What a rank trains and is measured on, by the job's data: prepared corpora, or examples."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,10 +16,10 @@ from windlass.engine.examples import RankExamples, rows_of_sample
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.references import add_references
 from windlass.engine.run_folder import RunFolder
-from windlass.spec.job import JobSpec, PreferenceLoss
+from windlass.spec.job import JobSpec
 from windlass.storage import Storage
 from windlass.tasks.classify import balanced_weights, label_loss
-from windlass.tasks.preference import preference_loss
+from windlass.tasks.preference import METRICS, preference_loss
 from windlass.tasks.pretrain import output_loss
 from windlass.training.measure import Loss
 from windlass.training.ranks import Ranks
@@ -36,6 +36,8 @@ class RankBatches:
     loss: Loss
     inputs: dict[str, Any]
     """What they are, for checkpoints."""
+    metrics: Sequence[str] = ()
+    """What the loss gives after itself."""
 
 
 def rank_batches(
@@ -128,12 +130,13 @@ def _of_examples(settings: RankSettings, ranks: Ranks, examples: RankExamples) -
             "head": spec.model.head and spec.model.head.model_dump(mode="json"),
             "preference": spec.training.preference and spec.training.preference.beta,
         },
+        metrics=METRICS if spec.task == "Preference" else (),
     )
 
 
 def _example_loss(spec: JobSpec, examples: RankExamples, ranks: Ranks) -> Loss:
     if spec.task == "Preference":
-        return partial(preference_loss, beta=(spec.training.preference or PreferenceLoss()).beta)
+        return partial(preference_loss, beta=spec.training.beta)
     if spec.model.head is None:
         return _token_loss(spec)
     if spec.model.head.class_weights == "Equal":

@@ -29,7 +29,7 @@ from windlass.lock import whereabouts
 from windlass.models.build import build_model
 from windlass.models.foreign import to_empty
 from windlass.planning.peaks import peak_flops
-from windlass.spec.job import LLMTrainingJob, PreferenceLoss
+from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage
 from windlass.tasks.classify import label_loss
 from windlass.training.commits import CommitLog
@@ -132,6 +132,7 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                 model=model,
                 initialise=partial(give, trained=True),
                 loss=batches.loss,
+                metrics=batches.metrics,
                 optimizer=build_optimizer(model, spec.training.optimizer),
                 strategy=plan.strategy,
                 precision=plan.precision,
@@ -191,8 +192,9 @@ def _measurements(
             SuiteMeasurement(suites, tokenizer, batch_size, every_steps=every_steps, alive=hang_watch.alive, **how)
         )
     if spec.task == "Preference":
-        beta = (spec.training.preference or PreferenceLoss()).beta
-        pairs = PreferenceMeasurement(batches=batches.splits["validation"], beta=beta, every_steps=every_steps, **how)
+        pairs = PreferenceMeasurement(
+            batches=batches.splits["validation"], beta=spec.training.beta, every_steps=every_steps, **how
+        )
         return [pairs, *asked]
     measurements: list[Measurement] = [
         Validation(

@@ -456,6 +456,11 @@ class Training(SpecModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """Seed of initial weights, order of samples and dropout."""
 
+    @property
+    def beta(self) -> float:
+        """Of `preference`, or its default."""
+        return (self.preference or PreferenceLoss()).beta
+
 
 class Checkpoints(SpecModel):
     """Saving the state of training, without stopping it."""

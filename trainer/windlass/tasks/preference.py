@@ -2,11 +2,23 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from windlass.data.stream import IGNORED
 from windlass.models.decoder import output_logits
+
+METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
+"""Of pairs, by the names that TRL has for them: mean rewards in nats, the share of pairs whose chosen answer has the
+higher one, and log-probabilities."""
 
 
 def log_probabilities(
@@ -28,35 +40,38 @@ def preference_loss(
     reference: Tensor,
     beta: float,
 ) -> Tensor:
-    """Summed loss of the pairs (Rafailov et al. 2023, equation 7): rows are a chosen answer and the rejected one after
-    it, in turns; `reference` [batch] is the log-probability of each by the reference model."""
+    """Summed loss of the pairs (Rafailov et al. 2023, equation 7), and after it the sums of `METRICS`, [1 + metrics].
+
+    Rows are a chosen answer and the rejected one after it, in turns; `reference` [batch] is the log-probability of each
+    by the reference model.
+    """
     policy = log_probabilities(hidden, weight, bias, softcap, labels=labels)
-    return _losses(policy, reference, beta).sum()
+    loss, *metrics = (values.sum() for values in _of_pairs(policy, reference, beta))
+    return torch.stack([loss, *(total.detach() for total in metrics)])
 
 
 def measure(policy: Tensor, reference: Tensor, beta: float) -> dict[str, Any]:
-    """Metrics over pairs, by the names that TRL has for them: mean rewards in nats, the share of pairs whose chosen
-    answer has the higher one, and log-probabilities.
+    """Mean loss and `METRICS` over pairs, and how many these are.
 
     Args:
         policy: log-probabilities by the model, [2 pairs], chosen and rejected in turns.
         reference: the same by the reference model.
     """
-    rewards = beta * (policy - reference)
-    chosen, rejected = rewards[0::2], rewards[1::2]
-    return {
-        "loss": _losses(policy, reference, beta).mean().item(),
-        "rewards/chosen": chosen.mean().item(),
-        "rewards/rejected": rejected.mean().item(),
-        "rewards/accuracies": (chosen > rejected).float().mean().item(),
-        "rewards/margins": (chosen - rejected).mean().item(),
-        "logps/chosen": policy[0::2].mean().item(),
-        "logps/rejected": policy[1::2].mean().item(),
-        "pairs": len(chosen),
-    }
+    means = [values.mean().item() for values in _of_pairs(policy, reference, beta)]
+    return {**dict(zip(("loss", *METRICS), means, strict=True)), "pairs": len(policy) // 2}
 
 
-def _losses(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """[pairs]"""
+def _of_pairs(policy: Tensor, reference: Tensor, beta: float) -> tuple[Tensor, ...]:
+    """The loss of each pair, [pairs], and each of `METRICS`."""
     ratios = policy - reference
-    return -F.logsigmoid(beta * (ratios[0::2] - ratios[1::2]))
+    rewards = beta * ratios
+    chosen, rejected = rewards[0::2], rewards[1::2]
+    return (
+        -F.logsigmoid(beta * (ratios[0::2] - ratios[1::2])),
+        chosen,
+        rejected,
+        (chosen > rejected).float(),
+        chosen - rejected,
+        policy[0::2],
+        policy[1::2],
+    )

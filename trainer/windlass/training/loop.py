@@ -59,6 +59,8 @@ class TrainingRun:
     """Tell people: a kind (info, warning) and a sentence."""
     writer: dict[str, Any] = field(default_factory=dict)
     """Who this is, for the attempt's record."""
+    metrics: Sequence[str] = ()
+    """Names of what the loss gives after itself, for the records of steps."""
     flops_per_token: float = 0.0
     peak_flops: float | None = None
     """Of one device; None where it is not known."""
@@ -165,7 +167,7 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
                 with timer.part("forward_backward"):
                     summed = _forward_backward(run, micro_batches, scale.factor * ranks.world_size / step_labels)
                     clipped = clip_gradients(run.model, training.optimizer.gradient_clip, scale.factor)
-                    loss, norm = torch.stack([summed, clipped]).tolist()  # a step waits for its GPU here alone
+                    *sums, norm = torch.cat([summed, clipped[None]]).tolist()  # a step waits for its GPU here alone
                 with timer.part("optimizer"):
                     finite = math.isfinite(norm)
                     if finite:
@@ -178,12 +180,12 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
             timer.step_done()
 
             if step not in left_out and (step % run.spec.logging.every_steps == 0 or step == run.total_steps):
-                [loss_sum] = ranks.sum(loss)
+                means = [_finite(total / step_labels) for total in ranks.sum(*sums)]
                 seconds = timer.read()
                 record = {
                     "kind": "train",
                     "step": step,
-                    "loss": _finite(loss_sum / step_labels),
+                    **dict(zip(("loss", *run.metrics), means, strict=True)),
                     "learning_rate": rate,
                     "gradient_norm": _finite(norm),
                     "tokens": tokens,
@@ -208,19 +210,19 @@ def _attempt(run: TrainingRun, checkpointer: Checkpointer, left_out: set[int]) -
 
 
 def _forward_backward(run: TrainingRun, micro_batches: Sequence[Batch], factor: float) -> torch.Tensor:
-    """Gradients of the step's loss; returns this rank's summed loss, a scalar without gradient.
+    """Gradients of the step's loss; returns what this rank sums, [1 + metrics]: the loss and after it run.metrics.
 
     DDP and FSDP average gradients over ranks, so with `factor` = world size / labels of all ranks every label weighs
     the same, on whichever rank and in whichever micro batch it is.
     """
-    total = torch.zeros((), device=run.ranks.device)
+    total = torch.zeros(1 + len(run.metrics), device=run.ranks.device)
     for index, batch in enumerate(micro_batches):
         inputs, documents, targets = to_device(batch, run.ranks.device)
         with accumulate(run.model, last=index == len(micro_batches) - 1):
             with autocast(run.strategy, run.precision, run.ranks.device):
-                loss = run.model(inputs, documents=documents, head=partial(run.loss, **targets))
-            (loss * factor).backward()
-        total += loss.detach()
+                sums = run.model(inputs, documents=documents, head=partial(run.loss, **targets)).reshape(-1)
+            (sums[0] * factor).backward()
+        total += sums.detach()
     for parameter in run.model.parameters():
         if parameter.requires_grad and parameter.grad is None:  # the loss depends on it nowhere; its moments are saved
             parameter.grad = torch.zeros_like(parameter)

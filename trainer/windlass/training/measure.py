@@ -23,7 +23,10 @@ NO_TOKENS = Batch(np.zeros((1, 1), np.int64), np.full((1, 1), IGNORED, np.int64)
 
 
 class Loss(Protocol):
-    """Summed loss, in nats, of a batch: see `windlass.tasks.pretrain.output_loss`."""
+    """Summed loss, in nats, of a batch: see `windlass.tasks.pretrain.output_loss`.
+
+    One that measures more gives [1 + metrics]: the loss, and sums without gradients.
+    """
 
     def __call__(
         self,

@@ -127,8 +127,12 @@ GAUGES = {
     "learning_rate": ("windlass_learning_rate", "Learning rate of the last step."),
     "gradient_norm": ("windlass_gradient_norm", "Global gradient norm of the last step, before clipping."),
     "mfu": ("windlass_mfu_ratio", "Share of the devices' peak FLOPs that the model uses."),
+    "rewards/chosen": ("windlass_reward_chosen", "Mean reward of the last step's chosen answers, nats."),
+    "rewards/rejected": ("windlass_reward_rejected", "Mean reward of the last step's rejected answers, nats."),
+    "rewards/margins": ("windlass_reward_margin", "Mean of chosen less rejected rewards in the last step, nats."),
+    "rewards/accuracies": ("windlass_reward_accuracy_ratio", "Share of the last step's pairs with a margin above 0."),
 }
-"""Fields of a training record that are shown as they are, with the metric's name and meaning."""
+"""Fields of a training record that are shown as they are, where it has them, with the metric's name and meaning."""
 
 
 STREAM = {
@@ -204,7 +208,7 @@ class PrometheusSink:
 
     def _write_step(self, record: Record) -> None:
         for field, gauge in self._of_step.items():
-            if record[field] is not None:
+            if record.get(field) is not None:
                 gauge.labels(self._rank).set(record[field])
         tokens = record["tokens"]
         if tokens <= self._tokens_before:  # the run went back to a checkpoint
