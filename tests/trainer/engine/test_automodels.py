@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tests.trainer.automodels import saved
 
 from windlass.engine.bases import base_weights, find_base
 from windlass.engine.preparation import find_model
@@ -18,34 +18,6 @@ from windlass.models.build import build_model, count_trained
 from windlass.spec.job import LLMTrainingJob, Model
 
 transformers: Any = pytest.importorskip("transformers")
-
-SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 32,
-    "vocab_size": 200,
-}
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "line", "high", "end", *map(str, range(120))]
-
-
-def saved(folder: Path, kind: str, **changes: Any) -> Path:
-    """A random model of transformers, as it saves it, with a tokenizer that pads and cuts by itself."""
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **(SIZES | changes))
-    auto = transformers.AutoModelForCausalLM if kind in ("opt", "gpt_neox") else transformers.AutoModel
-    auto.from_config(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    if auto is transformers.AutoModel:
-        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
-    tokenizer.add_special_tokens(WORDS[:4])
-    tokenizer.enable_padding(length=24)
-    tokenizer.enable_truncation(4)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture
@@ -189,6 +161,23 @@ def test_what_cannot_be_trained_is_refused_before_data_are_prepared(
     ):
         (bert / "config.json").write_text(json.dumps(values))
         assert message in refused(tiny_job(*classify), tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "auto"), [("bert", "AutoModel"), ("opt", "AutoModelForCausalLM")])
+def test_code_beside_the_weights_is_never_run(kind: str, auto: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / kind, kind)
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "mine.Config", auto: "mine.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    base = find_base(str(folder), tmp_path)
+    spec = {"from": str(folder)} | ({"head": {"labels": ["a", "b"]}} if auto == "AutoModel" else {})
+    build_model(base.config, Model.model_validate(spec))
+    assert base_weights(base, causal=auto != "AutoModel")
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine", "auto_map": auto_map}))
+    with pytest.raises(WindlassError, match="transformers has no model_type 'mine'; code beside weights is not run"):
+        find_base(str(folder), tmp_path)
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_weights_of_another_shape_or_missing_are_named(bert: Path, tmp_path: Path) -> None:
