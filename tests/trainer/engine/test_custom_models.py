@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from windlass.engine.evaluation import Request, evaluate
 from windlass.engine.preparation import find_model
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.engine.runs import classify_texts, export_run, generate_text, load_run
 from windlass.errors import WindlassError
-from windlass.spec.job import LLMTrainingJob
+from windlass.spec.job import LLMTrainingJob, RawData
 from windlass.spec.problems import InvalidJob
 
 CODE = """
@@ -72,7 +73,7 @@ def overrides(custom: str) -> list[str]:
 
 @pytest.mark.parametrize(("world_size", "strategy"), [(2, "DDP"), (2, "FSDP")])
 def test_a_killed_run_ends_as_an_undisturbed_one(
-    module: str, ranks: Callable[..., Any], world_size: int, strategy: str
+    module: str, ranks: Callable[..., Any], texts: Path, world_size: int, strategy: str
 ) -> None:
     chosen = [*overrides(f"{module}:build"), f"training.parallelism.strategy={strategy}"]
     undisturbed, killed = (ranks(name, world_size, *chosen) for name in ("undisturbed", "killed"))
@@ -90,6 +91,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert int(state["body.calls"]) == 25
     assert torch.equal(state["body.output.weight"], state["body.embedding.weight"])
     assert len("".join(generate_text(killed.folder, "the ", max_new_tokens=40))) > 0
+    request = Request(texts=[RawData(uri=str(texts / "00.txt"))], limit=2, alone=True)
+    [measured] = evaluate(killed.folder, request, killed.folder / "measured")["texts"]
+    assert measured["loss"] < 0.8 * losses[0]
     with pytest.raises(WindlassError, match=r"transformers cannot load .*:build, a model of yours"):
         export_run(killed.folder, killed.folder / "export")
 

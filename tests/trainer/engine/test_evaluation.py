@@ -5,11 +5,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from tests.trainer.automodels import saved
 from tests.trainer.evaluation.suite_data import GPT2, LLAMA, write_model, write_suites, write_tokenizer
 
 from windlass.data.corpus import Corpus
@@ -156,6 +159,48 @@ def test_prompts_are_continued_side_by_side_and_what_a_model_writes_is_no_markup
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("&lt;/pre&gt;&lt;b&gt;the | cat</b>") == 2
     assert prompt not in page
+
+
+@torch.no_grad()
+def test_a_language_model_that_the_decoder_is_not_is_measured_beside_another_one_and_as_a_run(
+    ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    (tmp_path / "text.txt").write_text("line high line end 7 8 9")
+    base = saved(tmp_path / "base", "gpt_neox")
+    request = Request(texts=[RawData(uri=str(tmp_path / "text.txt"))], prompts=["line"], max_new_tokens=40)
+    run = ranks(
+        "tuned", 1, f"model={{from: '{base}'}}", "tokenizer=null", "training.maxSteps=6", "evaluation.prompts=[]"
+    )
+    run.start_with_job_file()
+    run.wait()
+    found = evaluate(run.folder, request, tmp_path / "out")
+    assert found["base"]["place"] == str(base)
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(base).eval()
+    tokenizer = load_tokenizer(str(base))
+    tokens = [tokenizer.end_of_document, *tokenizer.encode("line high line end 7 8 9").tolist()]
+    loss = float(theirs(torch.tensor([tokens]), labels=torch.tensor([tokens])).loss)
+    [text], [sample] = found["texts"], found["samples"]
+    assert text["compared"]["base"]["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert text["perplexity"] != text["compared"]["base"]["perplexity"]
+    alone = evaluate(base, request, tmp_path / "alone")
+    assert alone["model"]["parameters"] == sum(parameter.numel() for parameter in theirs.parameters())
+    assert alone["texts"][0]["perplexity"] == text["compared"]["base"]["perplexity"]
+    assert alone["samples"][0]["text"] == sample["base"] != ""
+    [two] = evaluate(base, replace(request, base=str(run.folder)), tmp_path / "two")["texts"]
+    assert two["compared"]["base"]["perplexity"] == text["perplexity"]
+
+
+def test_a_model_that_writes_no_text_is_refused_with_what_to_use(text: RawData, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    bert = saved(tmp_path / "bert", "bert")
+    with pytest.raises(WindlassError, match=r"bert: bert predicts no next token; it can be trained with task Classify"):
+        evaluate(bert, Request(texts=[text]), tmp_path)
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(WindlassError, match=r"bert is a classifier and writes no text; .* `windlass classify RUN`"):
+        evaluate(bert, Request(texts=[text]), tmp_path)
 
 
 @pytest.mark.usefixtures("no_model")

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trainer.automodels import saved
 from tests.trainer.evaluation.suite_data import write_suites
 
+from windlass.data.tokenizers import load_tokenizer
+from windlass.engine.bases import model_in
 from windlass.engine.machine import this_machine
 from windlass.engine.preparation import prepare_run
 from windlass.engine.run_folder import RunFolder, read_lines
@@ -65,6 +68,24 @@ def test_one_rank_has_the_losses_of_a_run_without_suites_and_the_scores_of_its_m
     assert found[20][:2] == [plain(score) | {"interval": list(score.interval or ())} for score in of_checkpoint]
     page = write_report(run.folder).read_text()
     assert "arc_easy, acc_norm: " in page
+
+
+def test_a_language_model_of_transformers_is_asked_as_the_decoder_is(
+    ranks: Callable[..., Any], data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    base = saved(tmp_path / "base", "gpt_neox", vocab_size=257, max_position_embeddings=512)
+    load_tokenizer("bytes").save(base)
+    asked = f"evaluation.suites=[{{name: arc_easy, uri: '{data}', limit: 3}}]"
+    how = (f"model={{from: '{base}'}}", "tokenizer=null", "data.sequenceLength=32", "training.maxSteps=6", asked)
+    run = ranks("foreign", 2, *how, "training.parallelism.strategy=DDP")
+    finish(run)
+    found = []
+    for model in (model_in(base), load_run(run.folder)[0]):
+        with open_benchmarks(["arc_easy"], data) as benchmarks:
+            measured = run_benchmarks(DecoderLM(model, load_tokenizer("bytes"), 4), benchmarks, limit=3)
+        found.append([plain(score) | {"interval": list(score.interval or ())} for score in measured])
+    assert list(scores(run.folder).values()) == found
 
 
 @pytest.mark.parametrize("strategy", ["DDP", "FSDP"])

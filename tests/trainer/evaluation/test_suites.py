@@ -13,13 +13,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
+from tests.trainer.automodels import saved
 from tests.trainer.evaluation.suite_data import GPT2, LLAMA, STEM, write_model, write_suites, write_tokenizer
 
 from windlass.data.tokenizers import load_tokenizer
+from windlass.engine.bases import model_in
 from windlass.errors import WindlassError
 from windlass.evaluation.harness import DecoderLM, Share
 from windlass.evaluation.suites import open_benchmarks, run_benchmarks
-from windlass.models.huggingface import load_model
 
 SUITES = ["hellaswag", "truthfulqa", "arc", "gsm8k", *(f"mmlu_{subject}" for subject in STEM)]
 
@@ -30,10 +31,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_suites(tmp_path_factory.mktemp("suites"), STEM)
 
 
-@pytest.fixture(scope="session", params=["gpt2", "llama", "begins-with-a-token"])
+@pytest.fixture(scope="session", params=["gpt2", "llama", "begins-with-a-token", "gpt_neox"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in Hugging Face layout."""
     root = tmp_path_factory.mktemp("models")
+    if request.param == "gpt_neox":  # the decoder is none: transformers' own
+        sizes = {"vocab_size": 257, "max_position_embeddings": 512, "initializer_range": 0.2}
+        load_tokenizer("bytes").save(saved(root / "model", request.param, **sizes))
+        return root / "model"
     tokenizer = str(write_tokenizer(root / "tokenizer")) if request.param == "begins-with-a-token" else "bytes"
     return write_model(root / "model", GPT2 if request.param == "gpt2" else LLAMA, tokenizer)
 
@@ -45,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ours(folder: Path, batch_size: int = 3) -> DecoderLM:
-    return DecoderLM(load_model(folder), load_tokenizer(str(folder)), batch_size)
+    return DecoderLM(model_in(folder), load_tokenizer(str(folder)), batch_size)
 
 
 def theirs(folder: Path) -> Any:

@@ -221,14 +221,35 @@ def base_weights(base: Base, *, causal: bool = True) -> "dict[str, Tensor]":
 
 
 def base_model(base: Base) -> "AnyModel":
-    """In float32 on the CPU, in evaluation mode. Raises DataNotFound, DataCorrupt."""
+    """In float32 on the CPU, in evaluation mode. Raises DataNotFound, DataCorrupt; ConfigInvalid as `model_in`."""
     from windlass.engine.runs import load_run
-    from windlass.models.huggingface import load_model
 
     if base.checkpoint is not None:
         return load_run(base.place, base.checkpoint)[0]
     with _local(base.place) as folder:
+        return model_in(folder)
+
+
+def model_in(folder: Path) -> "AnyModel":
+    """A language model in Hugging Face layout: the decoder, or what transformers makes of what the decoder cannot be.
+
+    Raises WindlassError: ConfigInvalid for a classifier and what predicts no next token; DataNotFound, DataCorrupt.
+    """
+    from windlass.models.huggingface import load_model
+
+    values = _read_json(Storage(str(folder)), str(folder), CONFIG)
+    if any("Classif" in name for name in values.get("architectures") or []):
+        raise WindlassError(
+            "ConfigInvalid",
+            f"{folder} is a classifier and writes no text; the accuracy of one that a run trained is in its "
+            "result.json, and `windlass classify RUN` asks it for labels",
+        )
+    config = _read_config(values)
+    if config.theirs is None:
         return load_model(folder)
+    from windlass.models import automodel
+
+    return automodel.load(folder, config)
 
 
 @contextmanager

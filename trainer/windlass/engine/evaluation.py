@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from windlass.data.corpus import MANIFEST, Corpus
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
-from windlass.engine.bases import CONFIG, HUB, Base, alike, base_model, find_base, tokenizer_of
+from windlass.engine.bases import CONFIG, HUB, Base, alike, base_model, find_base, model_in, tokenizer_of
 from windlass.engine.machine import environment, this_machine
 from windlass.engine.preparation import corpora_folder, places_of_corpora
 from windlass.engine.run_folder import now, write_json
@@ -22,11 +22,8 @@ from windlass.evaluation.overlap import Overlap, find_overlap
 from windlass.evaluation.perplexity import TextScore, measure_text, score_text
 from windlass.evaluation.report import write_report
 from windlass.evaluation.scores import Item, Score
-from windlass.models.classifier import Classifier
-from windlass.models.decoder import Decoder
 from windlass.models.foreign import AnyModel
 from windlass.models.generation import generate
-from windlass.models.huggingface import load_model
 from windlass.spec.job import RawData
 from windlass.storage import Storage, shown
 
@@ -71,7 +68,7 @@ class Request:
 class Subject:
     """A model that is measured."""
 
-    model: Decoder
+    model: AnyModel
     tokenizer: Tokenizer
     name: str
     place: str
@@ -276,8 +273,8 @@ def _load_base(base: Base, tokenizer: Tokenizer | None) -> Subject:
     own = tokenizer_of(base, None) if tokenizer is None or base.tokenizer is not None else tokenizer
     run = find_run(base.place) if base.checkpoint is not None else None
     name = base.uri.rstrip("/").rpartition("/")[2]
-    model = _that_writes(base_model(base), shown(base.uri))
-    return Subject(model, own, name, shown(base.uri), base.checkpoint, run)
+    _require_text(run, shown(base.uri))
+    return Subject(base_model(base), own, name, shown(base.uri), base.checkpoint, run)
 
 
 def _is_run(place: Path | str) -> bool:
@@ -297,23 +294,24 @@ def _load(place: Path | str, asked: str | None) -> Subject:
     checkpoint, run = None, None
     if _is_run(place):
         run = find_run(place)
+        _require_text(run, place)
         model, own, commit = load_checkpoint(run)
         checkpoint = commit.folder
     else:
-        model = load_model(folder)
+        model = model_in(folder)
         own = load_tokenizer(str(folder)) if (folder / "tokenizer.json").exists() else None
     tokenizer = _tokenizer(str(place), own, asked, model.config.vocab_size)
-    return Subject(_that_writes(model, place), tokenizer, folder.name, str(place), checkpoint, run)
+    return Subject(model, tokenizer, folder.name, str(place), checkpoint, run)
 
 
-def _that_writes(model: AnyModel, place: Path | str) -> Decoder:
-    if isinstance(model, Classifier):
+def _require_text(run: TrainedRun | None, place: Path | str) -> None:
+    """Raise ConfigInvalid for a run that trained a classifier."""
+    if run is not None and run.job.spec.model.head is not None:
         raise WindlassError(
-            "ConfigInvalid", f"{place} is a classifier and writes no text; its accuracy is in its result.json"
+            "ConfigInvalid",
+            f"{place} is a classifier and writes no text; its accuracy is in its result.json, and `windlass classify` "
+            "asks it for labels",
         )
-    if not isinstance(model, Decoder):
-        raise WindlassError("ConfigInvalid", f"{place} is not the decoder, which is what is evaluated here")
-    return model
 
 
 def _tokenizer(place: str, own: Tokenizer | None, asked: str | None, vocab_size: int) -> Tokenizer:

@@ -10,7 +10,6 @@ from torch import nn
 from windlass.data.tokenizers import Tokenizer
 from windlass.engine.suites import OpenSuite
 from windlass.evaluation.record import plain
-from windlass.models.decoder import Decoder
 from windlass.planning.choices import Strategy
 from windlass.training.parallel import autocast, unwrapped
 from windlass.training.ranks import Ranks
@@ -49,9 +48,7 @@ class SuiteMeasurement:
         ranks = self.ranks
         together = self.strategy in {"FSDP", "HSDP"}
         share = Share() if together else Share(ranks.rank, ranks.world_size, ranks.gather)
-        decoder = unwrapped(model)
-        assert isinstance(decoder, Decoder), "the driver refuses suites for other models"
-        lm = DecoderLM(decoder, self.tokenizer, self.batch_size, share, self.alive)
+        lm = DecoderLM(unwrapped(model), self.tokenizer, self.batch_size, share, self.alive)
         model.eval()
         with autocast(self.strategy, self.precision, ranks.device):
             scores = [

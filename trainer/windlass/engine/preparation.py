@@ -27,7 +27,6 @@ from windlass.engine.machine import Machine, environment, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.engine.suites import open_suites
-from windlass.errors import WindlassError
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.compute import count_parameters
@@ -79,9 +78,6 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
 def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
     """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
     base, config, tokenizer = find_model(job, run.path.parent, pinned_checkpoint(run, job.spec.model.from_ or ""))
-    if job.spec.evaluation.suites and (config.theirs or config.custom):
-        message = "spec.evaluation.suites are asked of the decoder, and this model is another; leave them out"
-        raise WindlassError("ConfigInvalid", message)
     with open_suites(job.spec.evaluation):
         pass  # what is missing is said now; each rank opens its own
     if base is not None:

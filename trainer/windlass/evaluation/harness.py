@@ -1,4 +1,4 @@
-"""A decoder as lm_eval asks for one: its tasks run on our models as they are, without an export.
+"""A language model as lm_eval asks for one: its tasks run on our models as they are, without an export.
 
 Texts become tokens as in lm_eval's own backend for transformers, with the same files: names of special tokens are these
 tokens, and where tokenizer.json puts a token before each text, so does this.
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from windlass.data.tokenizers import HuggingFaceTokenizer, Tokenizer
 from windlass.evaluation.likelihood import pieces, score
-from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import continue_together
 
 Answer = TypeVar("Answer")
@@ -48,7 +48,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     def __init__(
         self,
-        model: Decoder,
+        model: AnyModel,
         tokenizer: Tokenizer,
         batch_size: int,
         share: Share | None = None,

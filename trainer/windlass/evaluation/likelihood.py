@@ -1,4 +1,4 @@
-"""How likely a decoder finds tokens after others, many texts at once."""
+"""How likely a model finds tokens after others, many texts at once."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -6,7 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from windlass.models.decoder import Decoder, output_logits
+from windlass.models.decoder import output_logits
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import uncompiled
 
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -16,7 +17,7 @@ POSITIONS = 512
 
 
 @torch.no_grad()
-def score(model: Decoder, pairs: Sequence[Pair], batch_size: int) -> list[tuple[float, bool]]:
+def score(model: AnyModel, pairs: Sequence[Pair], batch_size: int) -> list[tuple[float, bool]]:
     """Of each pair, log P(continuation | context) in nats, and whether greedy decoding gives the continuation.
 
     A context that is too long loses its start; a continuation that is too long for the model's context is scored in
@@ -54,10 +55,10 @@ def pieces(context: Sequence[int], continuation: Sequence[int], length: int) -> 
 
 
 def _batch(
-    model: Decoder, inputs: Sequence[Sequence[int]], asked: Sequence[tuple[int, Sequence[int]]]
+    model: AnyModel, inputs: Sequence[Sequence[int]], asked: Sequence[tuple[int, Sequence[int]]]
 ) -> list[tuple[float, bool]]:
     """Of each (row, continuation) in `asked`, its sum of log-probabilities at the end of that row of inputs."""
-    device = model.token_embedding.weight.device
+    device = next(model.parameters()).device
     tokens = torch.zeros(len(inputs), len(inputs[0]), dtype=torch.long)  # padding is to the right: nothing sees it
     for row, line in enumerate(inputs):
         tokens[row, : len(line)] = torch.tensor(line)

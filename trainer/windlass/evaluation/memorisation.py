@@ -14,7 +14,7 @@ from windlass.data.corpus import Corpus, Split
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.intervals import Interval, normal, stderr_of_mean
-from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.models.generation import continue_together
 from windlass.storage import shown
 
@@ -46,7 +46,7 @@ class Recall:
 
 
 def probe(
-    model: Decoder, tokenizer: Tokenizer, corpus: Corpus, *, passages: int, batch_size: int, seed: int = 0
+    model: AnyModel, tokenizer: Tokenizer, corpus: Corpus, *, passages: int, batch_size: int, seed: int = 0
 ) -> list[Recall]:
     """Continue `passages` of a prepared corpus's training split, as they are and changed, and of its held-out split.
 
@@ -80,7 +80,7 @@ def _passages(
 
 
 def _recall(
-    model: Decoder, tokenizer: Tokenizer, name: str, texts: NDArray[np.int64], count: int, batch_size: int
+    model: AnyModel, tokenizer: Tokenizer, name: str, texts: NDArray[np.int64], count: int, batch_size: int
 ) -> Recall:
     matched: list[int] = []
     for start in range(0, len(texts), batch_size):
@@ -90,7 +90,7 @@ def _recall(
     return Recall(name, len(shares), count, float(shares.mean()), stderr_of_mean(shares), matched.count(count))
 
 
-def _matched(model: Decoder, tokenizer: Tokenizer, batch: Sequence[list[int]], count: int) -> list[int]:
+def _matched(model: AnyModel, tokenizer: Tokenizer, batch: Sequence[list[int]], count: int) -> list[int]:
     """Tokens of each continuation before the first that the model would not write."""
 
     def differs(row: int, tokens: list[int]) -> bool:

@@ -13,7 +13,7 @@ from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
 from windlass.evaluation.likelihood import Pair, pieces, score
 from windlass.intervals import Difference, Interval, normal, stderr_of_ratio
-from windlass.models.decoder import Decoder
+from windlass.models.foreign import AnyModel
 from windlass.spec.job import RawData
 from windlass.storage import shown
 
@@ -103,7 +103,7 @@ class TextScore:
 
 
 def score_text(
-    model: Decoder, tokenizer: Tokenizer, source: RawData, *, batch_size: int, limit: int | None = None
+    model: AnyModel, tokenizer: Tokenizer, source: RawData, *, batch_size: int, limit: int | None = None
 ) -> TextScore:
     """Measure a model on the documents of a source, or on their first `limit` windows; errors as of `measure_text`."""
 

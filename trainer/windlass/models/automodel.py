@@ -187,6 +187,20 @@ def base_weights(folder: Path, *, causal: bool) -> dict[str, Tensor]:
     Raises:
         WindlassError: DataCorrupt, where weights are missing, of another shape, or not to be read.
     """
+    return {f"body.{name}": weight for name, weight in _read(folder, causal=causal).state_dict().items()}
+
+
+def load(folder: Path, config: ModelConfig) -> AutoDecoder:
+    """A folder's language model, on the CPU in float32 and in evaluation mode; errors as of `make`, `base_weights`."""
+    try:
+        model = AutoDecoder(config)
+    except WindlassError as error:
+        raise WindlassError(error.reason, f"{folder}: {error.message.removeprefix('spec.model.from: ')}") from error
+    model.body = _read(folder, causal=True)
+    return model.eval()
+
+
+def _read(folder: Path, *, causal: bool) -> Any:
     kind: Any = AutoModelForCausalLM if causal else AutoModel
     try:
         model, found = kind.from_pretrained(
@@ -199,7 +213,7 @@ def base_weights(folder: Path, *, causal: bool) -> dict[str, Tensor]:
         shown = ", ".join(missing[:MISSING_SHOWN])
         more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
         raise WindlassError("DataCorrupt", f"{folder}: the weights are not those of its config.json: no {shown}{more}")
-    return {f"body.{name}": weight for name, weight in model.state_dict().items()}
+    return model
 
 
 def export(model: AutoModelOf, tokenizer: Tokenizer, folder: Path, *, chat_template: str | None = None) -> None:

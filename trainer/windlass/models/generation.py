@@ -9,13 +9,14 @@ context of tokens, and the cache never changes what is generated, only how fast.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from windlass.errors import WindlassError
-from windlass.models.decoder import Decoder, KeyValueCache
+from windlass.models.decoder import Decoder, KeyValueCache, output_logits
 from windlass.models.foreign import AnyModel
 
 
@@ -65,7 +66,7 @@ def generate(
 
 @torch.no_grad()
 def continue_together(
-    model: Decoder,
+    model: AnyModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -80,22 +81,18 @@ def continue_together(
 
     Raises ValueError: the longest prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    longest, device = max(map(len, prompts)), model.token_embedding.weight.device
-    inputs = torch.zeros(len(prompts), longest, dtype=torch.long)
-    # What fills up shorter prompts is to their left, a document of its own: no token of a prompt sees it.
-    documents = torch.ones(len(prompts), longest + max_new_tokens, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
-        documents[row, : longest - len(prompt)] = 0
-    inputs, documents = inputs.to(device), documents.to(device)
-    cache = KeyValueCache(longest + max_new_tokens)
+    if isinstance(model, Decoder):
+        next_logits = _with_cache(model, prompts, max_new_tokens)
+    else:
+        next_logits = partial(_without_cache, model, prompts)
+    written: list[list[int]] = [[] for _ in prompts]
     found: list[list[int]] = [[] for _ in prompts]
     growing = set(range(len(prompts)))
-    for length in range(longest, longest + max_new_tokens):
+    for _ in range(max_new_tokens):
         with uncompiled():
-            logits = model(inputs, documents=documents[:, :length], cache=cache, last_only=True)[:, -1, :vocab_size]
-        inputs = logits.argmax(dim=-1, keepdim=True)
-        for row, token in enumerate(inputs[:, 0].tolist()):
+            logits = next_logits(written)[:, :vocab_size]
+        for row, token in enumerate(logits.argmax(dim=-1).tolist()):
+            written[row].append(token)
             if row in growing:
                 found[row].append(token)
                 if finished(row, found[row]):
@@ -103,6 +100,42 @@ def continue_together(
         if not growing:
             break
     return found
+
+
+def _with_cache(model: Decoder, prompts: Sequence[Sequence[int]], most: int) -> Callable[[list[list[int]]], Tensor]:
+    """Logits [prompts, vocabulary] of what follows what is `written` so far: a token more with each of `most` calls."""
+    longest, device = max(map(len, prompts)), model.token_embedding.weight.device
+    inputs = torch.zeros(len(prompts), longest, dtype=torch.long)
+    # What fills up shorter prompts is to their left, a document of its own: no token of a prompt sees it.
+    documents = torch.ones(len(prompts), longest + most, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
+        documents[row, : longest - len(prompt)] = 0
+    documents = documents.to(device)
+    cache = KeyValueCache(longest + most)
+
+    def next_logits(written: list[list[int]]) -> Tensor:
+        unread = torch.tensor([tokens[-1:] for tokens in written]) if written[0] else inputs
+        until = longest + len(written[0])
+        logits: Tensor = model(unread.to(device), documents=documents[:, :until], cache=cache, last_only=True)
+        return logits[:, -1]
+
+    return next_logits
+
+
+def _without_cache(model: AnyModel, prompts: Sequence[Sequence[int]], written: list[list[int]]) -> Tensor:
+    """As of `_with_cache`, reading all anew: what fills up shorter texts is to their right, where nothing sees it."""
+    texts = [[*prompt, *tokens] for prompt, tokens in zip(prompts, written, strict=True)]
+    inputs = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, text in enumerate(texts):
+        inputs[row, : len(text)] = torch.tensor(text)
+    rows, ends = torch.arange(len(texts)), torch.tensor([len(text) - 1 for text in texts])
+
+    def at_ends(hidden: Tensor, weight: Tensor | None, bias: Tensor | None, softcap: float) -> Tensor:
+        return output_logits(hidden[rows, ends], weight, bias, softcap)
+
+    logits: Tensor = model(inputs.to(next(model.parameters()).device), head=at_ends)
+    return logits
 
 
 def sample(
