@@ -7,7 +7,7 @@ import logging
 
 import grpc
 import ray
-from ray._common.network_utils import build_address
+from ray._common.network_utils import build_address  # type: ignore[attr-defined]  # not in its __all__
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.common_pb2 import Language  # type: ignore[attr-defined]  # made at run time
 from ray.core.generated.node_manager_pb2 import PrestartWorkersRequest  # type: ignore[attr-defined]
