@@ -13,8 +13,11 @@ from windlass.engine.bases import base_weights, find_base
 from windlass.engine.preparation import find_model
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.engine.runs import classify_texts, export_run, load_run
+from windlass.engine.weights import give_weights
 from windlass.errors import WindlassError
 from windlass.models.build import build_model, count_trained
+from windlass.models.foreign import to_empty
+from windlass.models.lora import export_adapter, merge_adapters
 from windlass.spec.job import LLMTrainingJob, Model
 
 transformers: Any = pytest.importorskip("transformers")
@@ -49,7 +52,7 @@ def overrides(base: Path, table: Path, pooling: str, model: str = "") -> list[st
     [
         ("Mean", 2, "DDP", ""),
         ("FirstToken", 2, "FSDP", ""),
-        ("LastToken", 1, "Auto", "lora: {rank: 4, targets: [attention, mlp]}"),
+        ("LastToken", 1, "Auto", "lora: {rank: 4, dora: true, targets: [attention, mlp]}"),
     ],
 )
 def test_a_killed_classifier_ends_as_an_undisturbed_one_and_transformers_computes_the_same(
@@ -116,6 +119,30 @@ def test_a_language_model_trains_as_transformers_would_and_writes_text(
     before = transformers.AutoModelForCausalLM.from_pretrained(base)
     assert not torch.equal(theirs.get_input_embeddings().weight, before.get_input_embeddings().weight)
     assert any(line["kind"] == "sample" for line in read_lines(RunFolder(run.folder).metrics))
+
+
+def test_adapters_of_a_language_model_are_what_peft_reads_and_merge_without_a_trace(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    folder = saved(tmp_path / "opt", "opt", ffn_dim=32, word_embed_proj_dim=16, dropout=0.0)
+    base = find_base(str(folder), tmp_path)
+    spec = Model.model_validate({"from": str(folder), "lora": {"dora": True, "targets": ["attention", "mlp"]}})
+    model = build_model(base.config, spec)
+    to_empty(model, torch.device("cpu"))
+    give_weights(model, base, 3, trained=False)
+    give_weights(model, base, 3, trained=True)
+    with torch.no_grad():
+        for parameter in model.eval().parameters():
+            parameter.add_(0.1 * torch.rand(parameter.shape) * parameter.requires_grad)
+        tokens = torch.tensor([[4, 5, 6, 9]])
+        adapted = model(tokens)
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        assert not torch.allclose(plain(tokens).logits, adapted, atol=1e-2)
+        assert spec.lora is not None
+        export_adapter(model, spec.lora, str(folder), tmp_path / "adapter")
+        theirs = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+        torch.testing.assert_close(theirs(tokens).logits, adapted, atol=1e-5, rtol=1e-5)
+        merge_adapters(model)
+        torch.testing.assert_close(model(tokens), adapted, atol=1e-5, rtol=1e-5)
 
 
 def test_parts_to_train_are_found_in_any_architecture(bert: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def bytes_of_checkpoint(run: Path) -> int:
     ("trained", "world_size", "strategy"),
     [
         ("lora: {rank: 2, dropout: 0.1, targets: [attention, mlp]}", 2, "DDP"),
-        ("lora: {rank: 2, dropout: 0.1}", 2, "FSDP"),
+        ("lora: {rank: 2, dropout: 0.1, dora: true}", 2, "FSDP"),
         ("trainable: {scope: LastBlocks, blocks: 1}", 1, "Auto"),
     ],
 )

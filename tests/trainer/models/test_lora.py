@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from windlass.data.tokenizers import load_tokenizer
 from windlass.errors import WindlassError
 from windlass.models.build import build_model, count_trained, initialise_added
 from windlass.models.decoder import Decoder
 from windlass.models.huggingface import export_model
-from windlass.models.lora import adapters, export_adapter, merge_adapters
+from windlass.models.lora import LoraLinear, adapters, export_adapter, merge_adapters
 from windlass.spec.job import Lora, Model
 from windlass.spec.presets import ModelConfig, model_config
 
@@ -34,6 +35,8 @@ def adapted(preset: str, **lora: Any) -> Decoder:
     with torch.no_grad():
         for _, layer in adapters(model):
             layer.lora_b.normal_(0.0, 0.05, generator=generator)
+            if layer.lora_magnitude is not None:
+                layer.lora_magnitude.mul_(1 + 0.2 * torch.rand(layer.out_features, generator=generator))
     return model.eval()
 
 
@@ -42,31 +45,51 @@ def trained(preset: str = "gpt2-tiny", **fields: Any) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def test_a_new_adapter_changes_nothing_and_a_trained_one_merges_without_a_trace() -> None:
-    model = adapted("llama-tiny", targets=["attention", "mlp"])
+DORA = pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+
+
+@DORA
+def test_a_new_adapter_changes_nothing_and_a_trained_one_merges_without_a_trace(dora: bool) -> None:
+    model = adapted("llama-tiny", targets=["attention", "mlp"], dora=dora)
     plain = Decoder(model.config).eval()
     logits = model(TOKENS)
     initialise_added(model, 3)
     plain.load_state_dict({name: value for name, value in model.state_dict().items() if "lora" not in name})
-    assert torch.equal(model(TOKENS), plain(TOKENS))
+    torch.testing.assert_close(model(TOKENS), plain(TOKENS), atol=1e-6 if dora else 0.0, rtol=0.0)
 
-    model = adapted("llama-tiny", targets=["attention", "mlp"])
+    model = adapted("llama-tiny", targets=["attention", "mlp"], dora=dora)
     merge_adapters(model)
     assert model.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(model(TOKENS), logits, atol=1e-5, rtol=1e-5)
 
 
+def test_the_gradient_of_dora_takes_the_lengths_of_rows_as_constants() -> None:
+    lora, x = Lora(rank=2, dora=True), torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    layer = LoraLinear(4, 3, False, lora)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    layer(x).square().sum().backward()
+
+    w, a, b, m = (p.detach().clone().requires_grad_() for p in layer.parameters())
+    changed = w + lora.alpha / lora.rank * b @ a
+    lengths = changed.detach().square().sum(1).sqrt()
+    (x @ (m[:, None] * changed / lengths[:, None]).T).square().sum().backward()
+    for ours, expected in zip(layer.parameters(), (w, a, b, m), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad, atol=1e-4, rtol=1e-4)
+
+
+@DORA
 @pytest.mark.parametrize("preset", ["gpt2-tiny", "llama-tiny"])
-def test_peft_computes_what_we_do_from_our_adapter_beside_the_exported_base(tmp_path: Path, preset: str) -> None:
+def test_peft_computes_what_we_do_from_our_adapter_beside_the_exported_base(
+    tmp_path: Path, preset: str, dora: bool
+) -> None:
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
-    model = adapted(preset, targets=["attention", "mlp"])
-    lora = Lora(rank=4)
+    model = adapted(preset, targets=["attention", "mlp"], dora=dora)
+    lora = Lora(rank=4, dora=dora)
     export_adapter(model, lora, "base", tmp_path / "adapter")
     expected = model(TOKENS)
-    with torch.no_grad():
-        for _, layer in adapters(model):
-            layer.lora_b.zero_()
+    initialise_added(model, 3)
     merge_adapters(model)
     export_model(model, load_tokenizer("bytes"), tmp_path / "base")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -86,6 +109,7 @@ def test_scopes_train_what_they_say() -> None:
     assert len(trained(lora={})) == 3 * 2 * 2
     assert len(trained(lora={"targets": ["mlp", "attention.qkv"]})) == 3 * 3 * 2
     assert count_trained(*model_spec(lora={"rank": 2}))[1] == 3 * 2 * ((32 + 96) + (32 + 32))
+    assert count_trained(*model_spec(lora={"rank": 2, "dora": True}))[1] == 3 * (2 * ((32 + 96) + (32 + 32)) + 96 + 32)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,10 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     **batches.inputs,
                     "tokenizer": tokenizer.fingerprint,
                     **describe_model(settings.config),
-                    "trained parameters": spec.model.model_dump(mode="json", include={"trainable", "lora"}),
+                    "trained parameters": spec.model.model_dump(
+                        mode="json", include={"trainable", "lora"}, exclude={"lora": {"dora"}}
+                    ),
+                    "use of DoRA": spec.model.lora is not None and spec.model.lora.dora,
                     **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
                 measurements=_measurements(settings, ranks, tokenizer, batches, suites, hang_watch),

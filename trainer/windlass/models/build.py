@@ -103,7 +103,8 @@ def added_parameters(model: nn.Module) -> set[str]:
         f"{name}.{part}".replace(RECOMPUTED, "")
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
-        for part in ("lora_a", "lora_b")
+        for part, _ in module.named_parameters(recurse=False)
+        if part.startswith("lora_")
     }
 
 

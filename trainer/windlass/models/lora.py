@@ -1,5 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, LoRA): W x becomes W x + alpha / rank * B A x, and only A and B are trained.
 
+With magnitudes (Liu et al. 2024, DoRA, equation 5) each row of W + alpha / rank * B A is scaled to a length that is
+trained as well, and at first that of W's row.
+
 An adapted layer keeps the names of its weight and bias, so that a base's weights, checkpoints and sharding know it as
 what it was. Why not through peft: docs/decisions/0011-own-lora.md.
 """
@@ -19,7 +22,7 @@ from torch.nn import functional as F
 from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder, assign
 from windlass.models.families import FAMILIES, family_of
-from windlass.models.foreign import AnyModel
+from windlass.models.foreign import AnyModel, Foreign
 from windlass.models.layouts import parts
 from windlass.spec.job import Lora
 
@@ -28,18 +31,38 @@ GROUPS = {"attention": r"\.\w*att(n|ention)\w*\.", "mlp": r"^(?!.*\.\w*att(n|ent
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with an adapter: `lora_a` [rank, in], `lora_b` [out, rank]."""
+    """A linear layer with an adapter: `lora_a` [rank, in], `lora_b` [out, rank], and of DoRA `lora_magnitude` [out]."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, lora: Lora) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self.lora_a = nn.Parameter(torch.empty(lora.rank, in_features))
         self.lora_b = nn.Parameter(torch.empty(out_features, lora.rank))
+        self.lora_magnitude = nn.Parameter(torch.empty(out_features)) if lora.dora else None
         self.scale, self.dropout = lora.alpha / lora.rank, lora.dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for x [..., in], [..., out]."""
         dropped = F.dropout(x, self.dropout, self.training)
-        return super().forward(x) + F.linear(F.linear(dropped, self.lora_a), self.lora_b) * self.scale
+        update = F.linear(F.linear(dropped, self.lora_a), self.lora_b) * self.scale
+        if self.lora_magnitude is None:
+            return super().forward(x) + update
+        with torch.no_grad():  # the length counts as a constant in the gradient (Liu et al. 2024, section 4.3)
+            lengths = row_lengths(self.updated())
+        out = F.linear(x, self.weight) + update
+        out = out * (self.lora_magnitude / lengths).to(out.dtype)
+        if self.bias is not None:
+            out = out + self.bias.to(out.dtype)
+        return out
+
+    def updated(self) -> Tensor:
+        """The weight with the adapter's update [out, in], before its rows are scaled."""
+        return self.weight + self.scale * self.lora_b @ self.lora_a
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """Euclidean lengths of a weight's rows [out], in float32 and never 0."""
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)
+    return lengths.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def add_adapters(model: AnyModel, lora: Lora) -> None:
@@ -67,6 +90,7 @@ def add_adapters(model: AnyModel, lora: Lora) -> None:
 def initialise_adapters(model: nn.Module, seed: int) -> None:
     """B is zero, so that training starts from the base; A is uniform as in Hu et al.'s code (He et al. 2015).
 
+    Magnitudes are the lengths of the weight's rows, so the weight has to have its values before.
     Drawn on the CPU from a generator of its own, as the decoder's weights are.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -74,6 +98,8 @@ def initialise_adapters(model: nn.Module, seed: int) -> None:
         bound = 1 / math.sqrt(layer.in_features)  # kaiming_uniform_ with a = sqrt(5)
         assign(layer.lora_a, torch.empty(layer.lora_a.shape).uniform_(-bound, bound, generator=generator))
         assign(layer.lora_b, torch.zeros(layer.lora_b.shape))
+        if layer.lora_magnitude is not None:
+            layer.lora_magnitude.copy_(row_lengths(layer.weight))  # where sharded, both by rows
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
@@ -86,7 +112,10 @@ def merge_adapters(model: nn.Module) -> None:
     """Add each adapter to its layer's weight, in place: what is left has plain linear layers."""
     for name, layer in list(adapters(model)):
         merged = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        merged.weight = nn.Parameter(layer.weight + layer.scale * layer.lora_b @ layer.lora_a)
+        weight = layer.updated()
+        if layer.lora_magnitude is not None:
+            weight *= (layer.lora_magnitude / row_lengths(weight))[:, None]
+        merged.weight = nn.Parameter(weight)
         if layer.bias is not None:
             merged.bias = layer.bias
         model.set_submodule(name, merged)
@@ -96,17 +125,23 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
     """Write adapter_config.json and adapter_model.safetensors to a new folder, as peft's PeftModel reads them.
 
     Where our layer is several of theirs stacked, as query, key and value are in Llama, each gets all of A and its rows
-    of B. `base` is the name or place of the weights that the adapter is for.
+    of B and of the magnitudes. `base` is the name or place of the weights that the adapter is for.
     """
-    if not isinstance(model, Decoder):
-        raise WindlassError("ConfigInvalid", "adapters are exported alone of the decoder only; export the whole model")
-    layout, weights = FAMILIES[family_of(model.config)[0]].layout, dict[str, Tensor]()
-    targets = list[str]()
+    if isinstance(model, Foreign) and model.output_name is None:
+        raise WindlassError(
+            "ConfigInvalid",
+            "adapters are exported alone of the decoder and of transformers' language models only; export all of it",
+        )
+    layout = FAMILIES[family_of(model.config)[0]].layout if isinstance(model, Decoder) else None
+    weights, targets = dict[str, Tensor](), list[str]()
     for name, layer in adapters(model):
-        theirs = list(parts(layout, model.config, f"{name}.weight", layer.weight))
-        rows = layer.lora_b.detach().split([part.rows for part in theirs])
-        for part, b in zip(theirs, rows, strict=True):
-            target = part.name.removesuffix(".weight")
+        theirs = {name.removeprefix("body."): layer.out_features}
+        if layout is not None:
+            places = parts(layout, model.config, f"{name}.weight", layer.weight)
+            theirs = {part.name.removesuffix(".weight"): part.rows for part in places}
+        first = 0
+        for target, count in theirs.items():
+            rows, first = slice(first, first + count), first + count
             if target in targets:
                 raise WindlassError(
                     "ConfigInvalid",
@@ -114,7 +149,11 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
                     "export the model with its adapters merged",
                 )
             weights[f"base_model.model.{target}.lora_A.weight"] = layer.lora_a.detach().clone()
-            weights[f"base_model.model.{target}.lora_B.weight"] = b.contiguous()
+            weights[f"base_model.model.{target}.lora_B.weight"] = layer.lora_b.detach()[rows].clone()
+            if layer.lora_magnitude is not None:
+                weights[f"base_model.model.{target}.lora_magnitude_vector"] = layer.lora_magnitude.detach()[
+                    rows
+                ].clone()
             targets.append(target)
     config: dict[str, Any] = {
         "peft_type": "LORA",
@@ -124,7 +163,8 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": targets,
-        "fan_in_fan_out": layout.transposed,
+        "use_dora": lora.dora,
+        "fan_in_fan_out": layout is not None and layout.transposed,
         "bias": "none",
         "inference_mode": True,
     }

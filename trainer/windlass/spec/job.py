@@ -183,6 +183,8 @@ class Lora(SpecModel):
     """Dropout on the adapter's input."""
     targets: list[str] = ["attention"]
     """Layers with adapters: attention, mlp, or regular expressions on module names."""
+    dora: bool = False
+    """Train the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024)."""
 
 
 RUN = "run://"
