@@ -10,6 +10,7 @@ from torch import nn
 
 from windlass.engine.examples import FOLDER, RankExamples
 from windlass.engine.rank_settings import RankSettings
+from windlass.engine.run_folder import RunFolder
 from windlass.storage import Storage
 from windlass.training.measure_preferences import log_probabilities_of
 from windlass.training.ranks import Ranks
@@ -35,6 +36,10 @@ def add_references(
     content = ranks.from_first(place.read(FILE) if ranks.first and place.exists(FILE) else None)
     found = {} if content is None else dict(np.load(io.BytesIO(content)))
     if str(found.pop("of", "")) != of:
+        if ranks.first:
+            answers = sum(len(sample) for samples in examples.splits.values() for sample in samples)
+            message = f"Log-probabilities of {answers:,} answers by the reference model, computed once"
+            RunFolder(settings.folder).tell("info", message)
         initialise()
         found = {name: _computed(examples, name, settings, ranks, model) for name in examples.splits}
         if ranks.first:
