@@ -97,6 +97,16 @@ def test_peft_computes_what_we_do_from_our_adapter_beside_the_exported_base(
     torch.testing.assert_close(theirs(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("targets", [["mlp"], [r"feed_forward\.up"]], ids=["both", "one"])
+def test_adapters_of_layers_that_are_one_in_the_file_are_exported_merged_alone(
+    tmp_path: Path, targets: list[str]
+) -> None:
+    sizes = {"layers": 1, "hiddenSize": 32, "heads": 4, "contextLength": 32, "rotaryFraction": 0.75}
+    model = build_model(*model_spec("phi-3-mini", config=sizes, lora={"targets": targets}))
+    with pytest.raises(WindlassError, match=r"gate_up_proj is .* and another layer in one"):
+        export_adapter(model, Lora(), "base", tmp_path / "adapter")
+
+
 def test_scopes_train_what_they_say() -> None:
     blocks = [f"blocks.2.{name}" for name, _ in Decoder(model_spec()[0]).blocks[2].named_parameters()]
     assert trained(trainable={"scope": "Head"}) == ["token_embedding.weight"], "it is the output layer too"

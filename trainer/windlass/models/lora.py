@@ -137,17 +137,17 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
     for name, layer in adapters(model):
         theirs = {name.removeprefix("body."): layer.out_features}
         if layout is not None:
-            places = parts(layout, model.config, f"{name}.weight", layer.weight)
+            places = list(parts(layout, model.config, f"{name}.weight", layer.weight))
             theirs = {part.name.removesuffix(".weight"): part.rows for part in places}
+            if any(part.rows != part.shape[-1 if part.transposed else 0] for part in places):
+                raise WindlassError(
+                    "ConfigInvalid",
+                    f"{next(iter(theirs))} is {name} and another layer in one, and peft has no adapter for a part; "
+                    "export the model with its adapters merged",
+                )
         first = 0
         for target, count in theirs.items():
             rows, first = slice(first, first + count), first + count
-            if target in targets:
-                raise WindlassError(
-                    "ConfigInvalid",
-                    f"{target} has two adapters, of {name} and of a layer beside it, which peft has no place for; "
-                    "export the model with its adapters merged",
-                )
             weights[f"base_model.model.{target}.lora_A.weight"] = layer.lora_a.detach().clone()
             weights[f"base_model.model.{target}.lora_B.weight"] = layer.lora_b.detach()[rows].clone()
             if layer.lora_magnitude is not None:
