@@ -9,6 +9,7 @@ and memory are its own. Prints a table as in docs/benchmarks.md.
 """
 
 import argparse
+import atexit
 import contextlib
 import json
 import multiprocessing
@@ -114,6 +115,7 @@ class Watcher:
         path = f"{self._path.format(namespace=self._namespace)}?watch=true&timeoutSeconds=7200"
         with subprocess.Popen(["kubectl", "get", "--raw", path], stdout=subprocess.PIPE) as kubectl:
             assert kubectl.stdout is not None
+            atexit.register(kubectl.kill)
             for line in kubectl.stdout:
                 event = json.loads(line)
                 if event["type"] == "DELETED" or self._reached(event["object"]):

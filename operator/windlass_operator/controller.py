@@ -46,7 +46,7 @@ RECONCILERS = 16
 """Jobs that are looked at side by side; each of them mostly waits for the API server."""
 STUCK_SECONDS = 120.0
 """No look at a job takes this long: its requests time out before."""
-GATHER_SECONDS = 2.0
+GATHER_SECONDS = 5.0
 """A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
 MOUNT_GRACE_SECONDS = 3.0
 """A container that is being created for longer may wait for a volume: the kubelet's events are asked."""

@@ -4,7 +4,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
@@ -43,12 +42,9 @@ def images() -> None:
     """Both images, built from the Dockerfiles and on all nodes."""
     if SCRIPT:
 
-        def build(image: str, folder: str) -> None:
-            run(SCRIPT, "build", image, ROOT, "-f", ROOT / f"images/{folder}/Dockerfile", timeout=900)
-
         run(SCRIPT, "base")
-        with ThreadPoolExecutor() as threads:
-            list(threads.map(build, (OPERATOR_IMAGE, TRAINER_IMAGE), ("operator", "trainer")))
+        for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
+            run(SCRIPT, "build", image, ROOT, "-f", ROOT / f"images/{folder}/Dockerfile", timeout=900)
     elif shutil.which("kind") and shutil.which("docker"):
         for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
             run("docker", "build", "-t", image, "-f", ROOT / f"images/{folder}/Dockerfile", ROOT, timeout=1800)
