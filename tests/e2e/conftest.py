@@ -41,7 +41,6 @@ def jobs_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]
 def images() -> None:
     """Both images, built from the Dockerfiles and on all nodes."""
     if SCRIPT:
-
         run(SCRIPT, "base")
         for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
             run(SCRIPT, "build", image, ROOT, "-f", ROOT / f"images/{folder}/Dockerfile", timeout=900)
