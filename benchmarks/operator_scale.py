@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import pairwise
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -45,8 +46,11 @@ PLACEMENT = {"nodeSelector": {"type": "kwok"}, "tolerations": [{"key": "kwok.x-k
 PODS_OF_A_JOB = 3
 CREATORS = 8
 """Requests side by side that create jobs, or Deployments."""
+STEPS = 100_000
 PROBES = 50
 """Jobs that reactions are measured on."""
+TRAINING = 60
+"""Seconds for which all jobs make steps."""
 _CALL = re.compile(r"^windlass_operator_api_requests_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -59,7 +63,7 @@ def job(name: str) -> dict[str, Any]:
         "spec": {
             "model": {"preset": "gpt2-tiny"},
             "data": {"train": [{"uri": "s3://corpora/none"}]},
-            "training": {"maxSteps": 1000},
+            "training": {"maxSteps": STEPS},
             "checkpoints": {"uri": f"s3://runs/{name}"},
             "workers": {"replicas": PODS_OF_A_JOB - 1, "template": template},
             "head": {"template": template},
@@ -82,21 +86,25 @@ def deployment(name: str) -> dict[str, Any]:
     }
 
 
-def serve_heads() -> None:
-    """The answer of every head: it has trained since it was first asked."""
-    answers: dict[str, dict[str, Any]] = {}
+def serve_heads(paused: Event) -> None:
+    """The answer of every head: it trains since it was first asked, a step a second unless that is `paused`."""
+    asked: dict[str, datetime] = {}
+    steps: dict[str, int] = {}
 
     async def progress(request: web.Request) -> web.Response:
-        if request.headers["Authorization"] not in answers:  # each job has a token of its own
-            answers[request.headers["Authorization"]] = {
-                "attempt": 1,
-                "phase": "Running",
-                "message": "Training",
-                "since": datetime.now(UTC).isoformat(),
-                "workers": {"joined": 2, "training": 2},
-                "progress": {"step": 10, "maxSteps": 1000, "loss": 3.0},
-            }
-        return web.json_response(answers[request.headers["Authorization"]])
+        head = request.headers["Authorization"]  # each job has a token of its own
+        since = asked.setdefault(head, datetime.now(UTC))
+        if not paused.is_set() or head not in steps:
+            steps[head] = 10 + (datetime.now(UTC) - since).seconds
+        answer = {
+            "attempt": 1,
+            "phase": "Running",
+            "message": "Training",
+            "since": since.isoformat(),
+            "workers": {"joined": 2, "training": 2},
+            "progress": {"step": steps[head], "maxSteps": STEPS, "loss": 3.0},
+        }
+        return web.json_response(answer)
 
     application = web.Application()
     application.router.add_get("/progress", progress)
@@ -251,8 +259,9 @@ def control(count: int) -> float:
         return max(ready.reached("c").values()) - start
 
 
-def measure(count: int, idle: int, key: Path) -> list[tuple[str, str]]:
+def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, str]]:
     """Rows of the table for one number of jobs."""
+    paused.clear()
     custom, core = api.CustomObjectsApi(), api.CoreV1Api()
     deployments = control(count)
     with namespace(f"scale-jobs-{count}") as space:
@@ -306,7 +315,9 @@ def measure(count: int, idle: int, key: Path) -> list[tuple[str, str]]:
             replaced.append(pods.when["ADDED", lost] - pods.when["DELETED", lost])
         rows.append(("pod lost -> replacement exists, p50 / p95", _milliseconds(replaced)))
 
-        time.sleep(15)
+        rows.append((f"{count + PROBES} jobs train for {TRAINING} s", _over(operator, TRAINING)))
+        paused.set()
+        time.sleep(60)  # the last progress is told
         operator.kill()
         operator = Operator(key, space)
         until("all jobs were looked at", lambda: operator.looks() >= count + PROBES)
@@ -316,12 +327,13 @@ def measure(count: int, idle: int, key: Path) -> list[tuple[str, str]]:
             ("killed and started", f"{took:.1f} s, {cpu:.1f} CPU-s, {writes(operator.calls())} writes in 15 s after")
         )
         if idle:
-            rows.append((f"idle for {idle} s", _idle(operator, idle)))
+            rows.append((f"idle for {idle} s", _over(operator, idle)))
         operator.kill()
     return rows
 
 
-def _idle(operator: Operator, seconds: int) -> str:
+def _over(operator: Operator, seconds: int) -> str:
+    """What the operator does in this time."""
     before, samples = operator.calls(), [operator.cpu_seconds()]
     for _ in range(seconds // 5):
         time.sleep(5)
@@ -352,14 +364,15 @@ def main() -> None:
     options = parser.parse_args()
     load_kube_config(os.environ.get("KUBECONFIG"))
     subprocess.run(["kubectl", "apply", "--server-side", "--force-conflicts", "-f", str(CRD)], check=True)
-    heads = multiprocessing.Process(target=serve_heads, daemon=True)
+    paused = multiprocessing.Event()
+    heads = multiprocessing.Process(target=serve_heads, args=(paused,), daemon=True)
     heads.start()
     with tempfile.NamedTemporaryFile() as key:
         key.write(secrets.token_hex(32).encode())
         key.flush()
         for count in options.jobs or [200]:
             print(f"\n| {count} jobs | measured |\n| --- | --- |")
-            for what, value in measure(count, options.idle, Path(key.name)):
+            for what, value in measure(count, options.idle, Path(key.name), paused):
                 print(f"| {what} | {value} |", flush=True)
     heads.terminate()
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +15,7 @@ from windlass.spec.status import JobStatus
 from windlass_operator.desired.objects import support_objects
 from windlass_operator.desired.pods import cleanup_pod, head_pod, worker_pod
 from windlass_operator.events import event_object
-from windlass_operator.job import JOB_LABEL, STORAGE_FINALIZER, Job, Key, Object
+from windlass_operator.job import JOB_LABEL, ROLE_LABEL, STORAGE_FINALIZER, Job, Key, Object
 from windlass_operator.kubernetes.client import Client
 from windlass_operator.kubernetes.errors import ApiError, NotLeading, Unreachable
 from windlass_operator.kubernetes.informer import Informer
@@ -32,9 +32,19 @@ from windlass_operator.lifecycle.decision import (
     SetFinalizer,
 )
 from windlass_operator.lifecycle.machine import decide
-from windlass_operator.lifecycle.observed import Observed, Refusal
+from windlass_operator.lifecycle.observed import HeadReport, Observed, Refusal
 from windlass_operator.metrics import Metrics
-from windlass_operator.observe import is_creating, is_lost, job_of, observe_pod, owned_by, trim_node, trim_pod
+from windlass_operator.observe import (
+    is_blind,
+    is_creating,
+    is_silent,
+    job_of,
+    observe_pod,
+    owned_by,
+    still_trains,
+    trim_node,
+    trim_pod,
+)
 from windlass_operator.progress import ProgressPoller
 from windlass_operator.settings import Settings
 
@@ -42,12 +52,19 @@ logger = logging.getLogger(__name__)
 
 JOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 MANAGER = "windlass-operator"
-RECONCILERS = 16
-"""Jobs that are looked at side by side; each of them mostly waits for the API server."""
+RECONCILERS = 4
+"""Jobs that are looked at side by side. More would only wait in the API server, with heartbeats of nodes behind them: on
+a control plane of two cores, 16 and a thousand new jobs made nodes look lost."""
 STUCK_SECONDS = 120.0
 """No look at a job takes this long: its requests time out before."""
 GATHER_SECONDS = 5.0
 """A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
+PROGRESS_SECONDS = 10.0
+"""Between writes of a job's status that tell nothing but progress."""
+PROGRESS_WRITES_A_SECOND = 20
+"""Over all jobs; with more than 200, each is written less often. A write costs the API server 16 ms of a processor."""
+DOUBT_SECONDS = 1.0
+"""Between looks at a job with a pod on a node that is silent, and perhaps not lost."""
 MOUNT_GRACE_SECONDS = 3.0
 """A container that is being created for longer may wait for a volume: the kubelet's events are asked."""
 
@@ -78,6 +95,8 @@ class Controller:
         self.metrics = Metrics(registry, self.jobs.all)
         self._in_hand: dict[Key, float] = {}
         """Jobs that are being looked at, and since when (monotonic)."""
+        self._silent: set[str] = set()
+        """Names of the nodes that the control plane does not hear of."""
         self._refusals: dict[str, Refusal] = {}
         """By the job's UID: why the pods that were asked for last were not made."""
         self._put_off: dict[str, float] = {}
@@ -131,11 +150,18 @@ class Controller:
         self.queue.add(job_of(pod))
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
-        """The jobs with a pod on a node that is lost, or back."""
-        if old is None or is_lost(old) == is_lost(new):
+        """The jobs with a pod on a node that is gone, silent, or back."""
+        node = new or old
+        assert node is not None
+        name = node["metadata"]["name"]
+        if new is not None and is_silent(new):
+            self._silent.add(name)
+        else:
+            self._silent.discard(name)
+        if old is None or (new is not None and is_silent(old) == is_silent(new)):
             return  # pods of a new node tell of themselves
         for pod in self.pods.all():
-            if pod["spec"]["nodeName"] == old["metadata"]["name"]:
+            if pod["spec"]["nodeName"] == name:
                 self.queue.add(job_of(pod))
 
     async def _reconcile_for_ever(self) -> None:
@@ -208,15 +234,28 @@ class Controller:
         head = next((pod for pod in pods if pod["metadata"]["name"] == f"{job.name}-head"), None)
         self._follow(job, head)
         words = {uid: message for uid, (_, message) in self._mount_failures.items()}
+        report = self.heads.report(job.key)
+        lost = self._lost_nodes(job, pods, report)
         return Observed(
-            tuple(observe_pod(pod, node_lost=self._on_lost_node(pod), mount_failures=words) for pod in pods),
-            self.heads.report(job.key),
+            tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
+            report,
             self._refusals.get(job.uid),
+            timedelta(seconds=max(PROGRESS_SECONDS, len(self.heads) / PROGRESS_WRITES_A_SECOND)),
         )
 
-    def _on_lost_node(self, pod: Object) -> bool:
-        name = pod["spec"]["nodeName"]
-        return name is not None and is_lost(self.nodes.get(None, name))
+    def _lost_nodes(self, job: Job, pods: Sequence[Object], report: HeadReport | None) -> set[str]:
+        """The nodes of these pods that are gone, or silent without anything that speaks for their life."""
+        names = {pod["spec"]["nodeName"] for pod in pods} - {None}
+        gone = {name for name in names if self.nodes.get(None, name) is None}
+        silent = names & self._silent
+        if not silent:
+            return gone
+        workers = sum(pod["metadata"]["labels"][ROLE_LABEL] == "worker" for pod in pods)
+        blind = is_blind(len(self._silent), len(self.nodes.all()))
+        if blind or still_trains(report, workers, datetime.now(UTC)):
+            self.queue.add_after(job.key, DOUBT_SECONDS)
+            return gone
+        return gone | silent
 
     def _follow(self, job: Job, head: Object | None) -> None:
         """Ask the head for its progress while it runs."""

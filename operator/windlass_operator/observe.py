@@ -1,6 +1,7 @@
 """From pods and nodes of the API server to what the state machine knows of them."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -8,7 +9,7 @@ from pydantic import Field, ValidationError
 from windlass.spec.job import SpecModel
 from windlass.spec.status import CheckpointStatus, Failure, JobResult, Progress
 from windlass_operator.job import ATTEMPT_LABEL, JOB_LABEL, ROLE_LABEL, WORKER_LABEL, Key, Object, parse_time
-from windlass_operator.lifecycle.observed import Pod, Verdict, Waiting
+from windlass_operator.lifecycle.observed import HeadReport, Pod, Verdict, Waiting
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _REFERENCE_REASONS = {"CreateContainerConfigError"}
@@ -40,12 +41,25 @@ def owned_by(pod: Object, uid: str) -> bool:
     return any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", []))
 
 
-def is_lost(node: Object | None) -> bool:
-    """Whether a node is known dead: gone, or not heard of by the control plane; not one whose kubelet reports ills."""
-    if node is None:
-        return True
+def is_silent(node: Object) -> bool:
+    """Whether the control plane does not hear of a node any more; not one whose kubelet reports ills."""
     conditions = node.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "Unknown" for condition in conditions)
+
+
+def is_blind(silent: int, nodes: int) -> bool:
+    """Whether so many nodes are silent that rather the control plane has lost sight of them.
+
+    The rule of Kubernetes' own node lifecycle controller, which then stops to evict (--unhealthy-zone-threshold).
+    """
+    return silent > 2 and silent / nodes >= 0.55
+
+
+def still_trains(report: HeadReport | None, workers: int, now: datetime) -> bool:
+    """Whether all workers took part in a step a moment ago: their nodes live, whoever has not heard of them."""
+    if report is None or report.phase != "Running" or report.workers < workers or report.vouched_until is None:
+        return False
+    return now < report.vouched_until
 
 
 def trim_node(node: Object) -> Object:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import aiohttp
@@ -25,6 +25,10 @@ BRISK_SECONDS = 1.0
 QUESTIONS_A_SECOND = 100
 """Over all heads; with more jobs, each is asked less often."""
 TIMEOUT = aiohttp.ClientTimeout(total=3)
+ANSWER_SECONDS = 2.0
+"""An answer that takes no longer is in time."""
+LONGEST_STEP = timedelta(seconds=60)
+"""What takes longer, such as an evaluation, says nothing of how long a step takes."""
 
 
 class Workers(SpecModel):
@@ -50,13 +54,28 @@ class ProgressMessage(SpecModel):
 
 
 @dataclass
-class _Asked:
-    """A head that is being asked."""
+class Asked:
+    """A head that is being asked, and what it answered."""
 
     uid: str
     """Of its pod."""
-    task: asyncio.Task[None]
     report: HeadReport | None = None
+    advanced: datetime | None = None
+    """When an answer told of a new step last."""
+
+    def take(self, report: HeadReport, pause: float) -> None:
+        """Take in an answer; the next one comes after a `pause` of so many seconds.
+
+        A step that is new speaks for the workers until the next is due: in the next answer, or after as long as this
+        one took.
+        """
+        before, step = self.report, report.progress.step if report.progress else 0
+        vouched = before.vouched_until if before else None
+        if before is not None and report.phase == "Running" and step > (before.progress.step if before.progress else 0):
+            took = min(report.received - (self.advanced or report.received), LONGEST_STEP)
+            vouched = report.received + max(took, timedelta(seconds=pause + ANSWER_SECONDS))
+            self.advanced = report.received
+        self.report = replace(report, vouched_until=vouched)
 
 
 class ProgressPoller:
@@ -64,8 +83,12 @@ class ProgressPoller:
 
     def __init__(self, on_change: Callable[[Key], None]) -> None:
         self._on_change = on_change
-        self._asked: dict[Key, _Asked] = {}
+        self._asked: dict[Key, Asked] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
+
+    def __len__(self) -> int:
+        return len(self._asked)
 
     def report(self, key: Key) -> HeadReport | None:
         """What the job's head said last."""
@@ -78,13 +101,13 @@ class ProgressPoller:
         if asked is not None and asked.uid == uid:
             return
         self.leave(key)
-        self._asked[key] = _Asked(uid, asyncio.create_task(self._poll(key, uid, address, token)))
+        self._asked[key] = Asked(uid)
+        self._tasks[key] = asyncio.create_task(self._poll(key, self._asked[key], address, token))
 
     def leave(self, key: Key) -> None:
         """Ask the job's head no more, and forget what it said."""
-        asked = self._asked.pop(key, None)
-        if asked is not None:
-            asked.task.cancel()
+        if self._asked.pop(key, None) is not None:
+            self._tasks.pop(key).cancel()
 
     async def close(self) -> None:
         for key in list(self._asked):
@@ -92,21 +115,21 @@ class ProgressPoller:
         if self._session is not None:
             await self._session.close()
 
-    async def _poll(self, key: Key, uid: str, address: str, token: str) -> None:
+    async def _poll(self, key: Key, asked: Asked, address: str, token: str) -> None:
         host = f"[{address}]" if ":" in address else address
         while True:
             report = await self._fetch(f"http://{host}:{PORT}/progress", token)
-            asked = self._asked.get(key)
-            if asked is None or asked.uid != uid:
-                return
+            before = asked.report
             if report is not None:
-                changed = asked.report is None or _said(asked.report) != _said(report)
-                asked.report = report
-                if changed:
+                asked.take(report, self._pause(report))
+                if before is None or _said(before) != _said(report):
                     self._on_change(key)
-            steady = asked.report is not None and asked.report.phase == "Running"
-            base = STEADY_SECONDS if steady else BRISK_SECONDS
-            await asyncio.sleep(max(base, len(self._asked) / QUESTIONS_A_SECOND))
+            await asyncio.sleep(self._pause(asked.report))
+
+    def _pause(self, report: HeadReport | None) -> float:
+        """Seconds until the next question to a head that said this last."""
+        base = STEADY_SECONDS if report is not None and report.phase == "Running" else BRISK_SECONDS
+        return max(base, len(self._asked) / QUESTIONS_A_SECOND)
 
     async def _fetch(self, url: str, token: str) -> HeadReport | None:
         """None where the head does not answer, or not as it should."""
@@ -142,4 +165,4 @@ class ProgressPoller:
 
 def _said(report: HeadReport) -> tuple[object, ...]:
     """Everything but when it was said."""
-    return tuple(value for name, value in vars(report).items() if name != "received")
+    return tuple(value for name, value in vars(report).items() if name not in {"received", "vouched_until"})

@@ -73,6 +73,8 @@ class World:
     def __init__(self, client: Client, namespace: str) -> None:
         self.client, self.namespace = client, namespace
         self.answer: dict[str, Any] | None = None
+        self.pace = 0
+        """Steps from one answer of the head to the next."""
         self.asked_with: set[str | None] = set()
 
     async def pods(self) -> dict[str, Object]:
@@ -140,6 +142,8 @@ class World:
 
     async def progress(self, request: web.Request) -> web.Response:
         self.asked_with.add(request.headers.get("Authorization"))
+        if self.answer:
+            self.answer["progress"]["step"] += self.pace
         return web.json_response(self.answer) if self.answer else web.Response(status=503)
 
 
@@ -396,39 +400,102 @@ def test_a_quota_that_is_full_is_said_and_waited_for(server: ApiServer, monkeypa
     asyncio.run(story())
 
 
+async def run_on_node1(here: World) -> None:
+    """The job trains, with a worker on node1."""
+    await here.client.create(JOBS, job(here.namespace))
+    await here.until_pods(*ALL)
+    binding = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": "plays-worker-0"},
+        "target": {"kind": "Node", "name": "node1"},
+    }
+    pods = Resource("", "v1", "pods", "Binding")
+    await here.client._request(
+        "create", pods, f"{pods.path(here.namespace, 'plays-worker-0')}/binding", method="POST", body=binding
+    )
+    here.trains()
+    await here.run_pods()
+    await here.until_phase("Running")
+
+
+@asynccontextmanager
+async def silent(client: Client, *nodes: str) -> AsyncIterator[None]:
+    """The control plane does not hear of these nodes."""
+    try:
+        for name in nodes:
+            await hear(client, name, "Unknown")
+        yield
+    finally:
+        for name in nodes:
+            await hear(client, name, "True")
+
+
+async def hear(client: Client, node: str, ready: str) -> None:
+    status = {"status": {"conditions": [{"type": "Ready", "status": ready}]}}
+    await client.merge_patch(NODES, None, node, status, subresource="status")
+
+
+async def lost(here: World) -> bool:
+    return any(item["reason"] == "NodeLost" for item in (await here.status()).get("failures", []))
+
+
 def test_pods_of_a_node_that_is_lost_are_deleted_by_force(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
-            await here.client.create(JOBS, job(here.namespace))
-            before = await here.until_pods(*ALL)
-            binding = {
-                "apiVersion": "v1",
-                "kind": "Binding",
-                "metadata": {"name": "plays-worker-0"},
-                "target": {"kind": "Node", "name": "node1"},
-            }
-            path = f"/api/v1/namespaces/{here.namespace}/pods/plays-worker-0/binding"
-            await asyncio.to_thread(server.ask, path, "POST", binding)
-            here.trains()
-            await here.run_pods()
-            await here.until_phase("Running")
-            unknown = {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}}
-            await here.client.merge_patch(NODES, None, "node1", unknown, subresource="status")
-            try:
+            await run_on_node1(here)
+            before = await here.pods()
 
-                async def said() -> Any:
-                    failures = (await here.status()).get("failures", [])
-                    return any(item["reason"] == "NodeLost" for item in failures)
+            async def elsewhere() -> Any:
+                pod = (await here.pods()).get("plays-worker-0")
+                return pod and pod["metadata"]["uid"] != before["plays-worker-0"]["metadata"]["uid"]
 
-                await here.until("NodeLost", said)
-
-                async def elsewhere() -> Any:
-                    pod = (await here.pods()).get("plays-worker-0")
-                    return pod and pod["metadata"]["uid"] != before["plays-worker-0"]["metadata"]["uid"]
-
+            async with silent(here.client, "node1"):
+                await here.until("NodeLost", lambda: lost(here))
                 await here.until("worker 0 is another pod", elsewhere)
+
+    asyncio.run(story())
+
+
+def test_a_node_that_is_silent_is_not_lost_while_its_job_makes_steps(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "STEADY_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "ANSWER_SECONDS", 0.5)
+
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            here.pace = 1
+            await run_on_node1(here)
+            await asyncio.sleep(1)  # some answers
+            async with silent(here.client, "node1"):
+                await asyncio.sleep(2)
+                assert not await lost(here)
+                here.pace = 0
+                await here.until("NodeLost", lambda: lost(here))
+
+    asyncio.run(story())
+
+
+def test_no_node_is_lost_where_the_control_plane_has_lost_sight_of_most(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = ("node2", "node3")
+
+    async def story() -> None:
+        async with world(server, monkeypatch) as here:
+            for name in others:
+                await here.client.create(NODES, {"metadata": {"name": name}})
+            try:
+                async with controller(server, here.namespace):
+                    await run_on_node1(here)
+                    async with silent(here.client, *others, "node1"):
+                        await asyncio.sleep(2)
+                        assert not await lost(here)
+                        await hear(here.client, "node2", "True")
+                        await here.until("NodeLost", lambda: lost(here))
             finally:
-                ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-                await here.client.merge_patch(NODES, None, "node1", ready, subresource="status")
+                for name in others:
+                    await here.client.delete(NODES, None, name)
 
     asyncio.run(story())

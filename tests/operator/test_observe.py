@@ -1,13 +1,26 @@
 """What is made of pods and nodes: reasons and words as the scheduler, the kubelet and heads really give them."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from windlass_operator.lifecycle.failures import pod_trouble
-from windlass_operator.observe import is_creating, is_lost, observe_pod, owned_by, trim_node, trim_pod
+from windlass_operator.lifecycle.observed import HeadReport
+from windlass_operator.observe import (
+    is_blind,
+    is_creating,
+    is_silent,
+    observe_pod,
+    owned_by,
+    still_trains,
+    trim_node,
+    trim_pod,
+)
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def pod(role: str = "worker", status: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
@@ -149,13 +162,31 @@ def node(ready: str | None) -> dict[str, Any]:
     return {"metadata": metadata, "status": {"conditions": [{"type": "DiskPressure", "status": "False"}, *conditions]}}
 
 
-@pytest.mark.parametrize(("ready", "lost"), [("True", False), ("False", False), ("Unknown", True), (None, False)])
-def test_a_node_is_lost_when_nothing_is_heard_of_it_and_not_when_it_is_ill(ready: str | None, lost: bool) -> None:
-    assert is_lost(trim_node(node(ready))) is lost
+@pytest.mark.parametrize(("ready", "silent"), [("True", False), ("False", False), ("Unknown", True), (None, False)])
+def test_a_node_is_silent_when_nothing_is_heard_of_it_and_not_when_it_is_ill(ready: str | None, silent: bool) -> None:
+    assert is_silent(trim_node(node(ready))) is silent
 
 
-def test_a_node_that_is_gone_is_lost() -> None:
-    assert is_lost(None)
+@pytest.mark.parametrize(
+    ("silent", "nodes", "blind"), [(1, 1, False), (2, 2, False), (3, 3, True), (54, 100, False), (55, 100, True)]
+)
+def test_most_nodes_at_once_are_not_lost_but_out_of_sight(silent: int, nodes: int, blind: bool) -> None:
+    assert is_blind(silent, nodes) is blind
+
+
+@pytest.mark.parametrize(
+    ("changes", "trains"),
+    [
+        ({}, True),
+        ({"phase": "Recovering"}, False),
+        ({"workers": 1}, False),
+        ({"vouched_until": None}, False),
+        ({"vouched_until": NOW}, False),
+    ],
+)
+def test_a_step_a_moment_ago_speaks_for_the_nodes_of_all_workers(changes: dict[str, Any], trains: bool) -> None:
+    report = HeadReport(1, "Running", "", NOW, NOW, workers=2, vouched_until=NOW + timedelta(seconds=1))
+    assert still_trains(replace(report, **changes), 2, NOW) is trains
 
 
 def test_no_more_is_kept_of_a_pod_than_is_looked_at() -> None:

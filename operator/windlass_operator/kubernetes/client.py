@@ -1,7 +1,6 @@
 """Requests to the API server: objects in and out as plain dicts, watches as streams of events."""
 
 import asyncio
-import json
 import random
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import orjson
 from aiohttp.abc import AbstractStreamWriter
 from prometheus_client import CollectorRegistry
 from yarl import URL
@@ -357,7 +357,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return orjson.loads(data)
     except ValueError as error:  # something between us and the API server answered in its place
         raise Unreachable(f"an answer that is no JSON: {data[:100]!r}") from error
 
@@ -365,7 +365,7 @@ def _parsed(data: bytes) -> Any:
 def _error(request: str, status: int, body: bytes | Object, headers: Mapping[str, str]) -> ApiError:
     """From a Status object, or from whatever a proxy on the way answered."""
     try:
-        answer = json.loads(body) if isinstance(body, bytes) else body
+        answer = orjson.loads(body) if isinstance(body, bytes) else body
     except ValueError:
         answer = {"message": body[:200].decode(errors="replace") if isinstance(body, bytes) else ""}
     reason, message, details = (answer.get(name) for name in ("reason", "message", "details"))

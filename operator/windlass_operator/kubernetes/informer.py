@@ -2,12 +2,10 @@
 
 import asyncio
 import logging
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from windlass_operator.kubernetes.backoff import backoff
 from windlass_operator.kubernetes.client import Client
@@ -85,7 +83,7 @@ class Informer:
     def get(self, namespace: str | None, name: str) -> Object | None:
         return self._objects.get((namespace, name))
 
-    def all(self) -> Iterable[Object]:
+    def all(self) -> Collection[Object]:
         return self._objects.values()
 
     def indexed(self, value: Hashable) -> list[Object]:
@@ -143,7 +141,7 @@ class Informer:
             for item in page:
                 known = self._objects.get(key_of(item))
                 same = known is not None and version_of(known) == version_of(item)
-                found[key_of(item)] = known if known is not None and same else self._kept(item)
+                found[key_of(item)] = known if known is not None and same else self._trim(item)
             self._heard[scope] = time.monotonic()
         if version < self._seen.get(scope, 0):  # it was restored from a backup: what is newer never happened
             for key in self._keys(scope):
@@ -185,7 +183,7 @@ class Informer:
             return
         if old is not None:
             self._unsort(key, old)
-        new = item if trimmed else self._kept(item)
+        new = item if trimmed else self._trim(item)
         self._objects[key] = new
         if self._index is not None and (value := self._index(new)) is not None:
             self._sorted[value][key] = new
@@ -205,21 +203,8 @@ class Informer:
             if not self._sorted[value]:
                 del self._sorted[value]
 
-    def _kept(self, item: Object) -> Object:
-        kept: Object = _shared(self._trim(item))
-        return kept
-
     def _scope(self, item: Object) -> str | None:
         return None if self._scopes == (None,) else item["metadata"]["namespace"]
 
     def _keys(self, scope: str | None) -> list[Key]:
         return [key for key in self._objects if scope is None or key[0] == scope]
-
-
-def _shared(value: Any) -> Any:
-    """The same value with field names that all objects share: a parsed object's own ones are most of its memory."""
-    if isinstance(value, dict):
-        return {sys.intern(name): _shared(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_shared(part) for part in value]
-    return value

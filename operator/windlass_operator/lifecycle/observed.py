@@ -1,7 +1,7 @@
 """What the state machine knows of a job's pods and of its head's own report."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from windlass.spec.status import CheckpointStatus, Failure, JobResult, Progress
@@ -93,6 +93,8 @@ class HeadReport:
     """Of this attempt."""
     productive_seconds: float = 0.0
     """Seconds of steps that were kept, over all attempts."""
+    vouched_until: datetime | None = None
+    """Until when its newest step shows that these workers live: all ranks took part in it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Observed:
     """The current head's last answer; None when it has not answered yet, or when there is no head."""
     refusal: Refusal | None = None
     """Of the pod that was asked for last; None when it was made."""
+    progress_every: timedelta = timedelta(seconds=10)
+    """Between writes of the status that tell nothing but progress."""
 
     @property
     def head(self) -> Pod | None:

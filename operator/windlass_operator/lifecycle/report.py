@@ -8,8 +8,6 @@ from windlass_operator.lifecycle.columns import columns
 from windlass_operator.lifecycle.draft import Draft, stamp
 from windlass_operator.lifecycle.failures import add, step_of
 
-EVERY = timedelta(seconds=10)
-"""Between writes of the status that tell nothing but progress."""
 _SOFT = ("progress", "checkpoint", "goodput", "columns")
 """Fields that can wait."""
 
@@ -60,8 +58,8 @@ def settle(draft: Draft) -> None:
             draft.status = old
             return
         if old.progress and old.progress.updated_at:
-            due = parse_time(old.progress.updated_at) + EVERY
-            if draft.now >= due - EVERY and not draft.is_over(due):
+            written = parse_time(old.progress.updated_at)
+            if draft.now >= written and not draft.is_over(written + draft.observed.progress_every):
                 draft.status = old
                 return
     else:
