@@ -294,6 +294,8 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
             ("conflicts", str(sum(n for (_, _, code), n in calls.items() if code == "409"))),
         ]
 
+        paused.set()  # reactions are those of an operator that has nothing else to do
+        time.sleep(15)
         probes = [f"p{i}" for i in range(PROBES)]
         reactions = []
         for name in probes:
@@ -315,9 +317,11 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
             replaced.append(pods.when["ADDED", lost] - pods.when["DELETED", lost])
         rows.append(("pod lost -> replacement exists, p50 / p95", _milliseconds(replaced)))
 
+        paused.clear()
+        time.sleep(15)
         rows.append((f"{count + PROBES} jobs train for {TRAINING} s", _over(operator, TRAINING)))
         paused.set()
-        time.sleep(60)  # the last progress is told
+        time.sleep(15 + (count + PROBES) / 5)  # until the last progress is told
         operator.kill()
         operator = Operator(key, space)
         until("all jobs were looked at", lambda: operator.looks() >= count + PROBES)

@@ -53,16 +53,16 @@ logger = logging.getLogger(__name__)
 JOBS = Resource(group=GROUP, version=VERSION, plural=PLURAL, kind=KIND)
 MANAGER = "windlass-operator"
 RECONCILERS = 4
-"""Jobs that are looked at side by side. More would only wait in the API server, with heartbeats of nodes behind them: on
-a control plane of two cores, 16 and a thousand new jobs made nodes look lost."""
+"""Jobs that are looked at side by side. More would only wait in the API server, with heartbeats of nodes behind them:
+on a control plane of two cores, 16 and a thousand new jobs made nodes look lost."""
 STUCK_SECONDS = 120.0
 """No look at a job takes this long: its requests time out before."""
 GATHER_SECONDS = 5.0
 """A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
 PROGRESS_SECONDS = 10.0
 """Between writes of a job's status that tell nothing but progress."""
-PROGRESS_WRITES_A_SECOND = 20
-"""Over all jobs; with more than 200, each is written less often. A write costs the API server 16 ms of a processor."""
+PROGRESS_WRITES_A_SECOND = 5
+"""Over all jobs; with more than 50, each is written less often. A write costs the API server 16 ms of a processor."""
 DOUBT_SECONDS = 1.0
 """Between looks at a job with a pod on a node that is silent, and perhaps not lost."""
 MOUNT_GRACE_SECONDS = 3.0

@@ -16,7 +16,7 @@ JOB = "commands"
 def file(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job file; JSON is YAML."""
     path = tmp_path_factory.mktemp("commands") / "job.yaml"
-    path.write_text(json.dumps(small_job(cluster, JOB, maxSteps=600)))
+    path.write_text(json.dumps(small_job(cluster, JOB, maxSteps=300)))
     return path
 
 
@@ -52,13 +52,13 @@ def test_a_job_goes_from_submit_to_its_end_by_the_commands_alone(cluster: Cluste
 
     watched = windlass("submit", str(file))
     assert "unchanged" in watched
-    assert f"{JOB} finished after 600 steps" in watched
+    assert f"{JOB} finished after 300 steps" in watched
     status = cluster.status(JOB)
     assert status["attempt"] == 2
     assert status["restarts"]["infrastructure"] == 0, "a pause is no failure"
     metrics = cluster.store.cat_file(f"{cluster.bucket}/runs/{JOB}/metrics.jsonl").decode()
     steps = [record["step"] for record in map(json.loads, metrics.splitlines()) if record["kind"] == "train"]
-    assert steps == list(range(1, 601)), "nothing is done twice"
+    assert steps == list(range(1, 301)), "nothing is done twice"
     assert f"{JOB}  " in windlass("status")
 
 

@@ -145,8 +145,39 @@ def test_the_operator_can_be_killed_at_any_moment(cluster: Cluster, uids: dict[s
     assert cluster.status(NAME)["restarts"] == restarts
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """metrics.jsonl of the same job, which trains on this machine and is left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = hardy(cluster)
+    job["spec"]["checkpoints"] = {"everySteps": 100000}
+    for pods in ("workers", "head"):
+        job["spec"][pods].pop("template")
+    (folder / "job.yaml").write_text(json.dumps(job))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windlass", "run", "job.yaml"], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    metrics = folder / f"runs/{NAME}/metrics.jsonl"
+    try:
+        wait_for("the undisturbed run trains", lambda: 1 in losses_in(metrics))
+        yield metrics
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def losses_in(metrics: Path) -> dict[int, float]:
+    """Of each step so far."""
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+
+
 @pytest.mark.skipif(not SCRIPT, reason="needs a store that can be killed: set WINDLASS_TEST_CLUSTER")
-def test_an_object_store_that_is_away_for_a_minute_costs_no_restart(cluster: Cluster, uids: dict[str, str]) -> None:
+def test_an_object_store_that_is_away_for_a_minute_costs_no_restart(
+    cluster: Cluster, uids: dict[str, str], undisturbed: Path
+) -> None:
+    """Meanwhile the undisturbed run trains as well, for the test after this one."""
     status = cluster.status(NAME)
     cluster.kill_store()
     moment = now()
@@ -161,32 +192,12 @@ def test_an_object_store_that_is_away_for_a_minute_costs_no_restart(cluster: Clu
     assert _uids(cluster) == uids
 
 
-def test_the_losses_are_those_of_a_run_that_was_left_alone(cluster: Cluster, job: None, tmp_path: Path) -> None:
+def test_the_losses_are_those_of_a_run_that_was_left_alone(cluster: Cluster, job: None, undisturbed: Path) -> None:
     kubectl("patch", "llmjob", NAME, "--type=merge", "-p", '{"spec": {"lifecycle": {"suspend": true}}}')
     cluster.wait_for_phase(NAME, "Suspended", seconds=60)
     text = cluster.store.cat_file(f"{cluster.bucket}/runs/{NAME}/metrics.jsonl").decode()
     losses = {r["step"]: r["loss"] for r in map(json.loads, text.splitlines()) if r["kind"] == "train"}
     assert list(losses) == list(range(1, len(losses) + 1)), "each step once"
-
-    undisturbed = hardy(cluster)
-    undisturbed["metadata"] = {"name": "undisturbed"}
-    undisturbed["spec"]["checkpoints"] = {"everySteps": 100000}
-    for pods in ("workers", "head"):
-        undisturbed["spec"][pods].pop("template")
-    (tmp_path / "job.yaml").write_text(json.dumps(undisturbed))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "windlass", "run", "job.yaml"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    metrics = tmp_path / "runs/undisturbed/metrics.jsonl"
-
-    def reached() -> bool:
-        assert process.poll() is None
-        return metrics.exists() and f'"step": {len(losses)},' in metrics.read_text()
-
-    try:
-        wait_for(f"step {len(losses)} of the undisturbed run", reached, 300)
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    alone = {r["step"]: r["loss"] for r in map(json.loads, metrics.read_text().splitlines()) if r["kind"] == "train"}
+    wait_for(f"step {len(losses)} of the undisturbed run", lambda: len(losses_in(undisturbed)) >= len(losses), 300)
+    alone = losses_in(undisturbed)
     assert losses == {step: alone[step] for step in losses}
