@@ -136,6 +136,18 @@ def test_a_difference_has_the_interval_of_the_items_differences(model: Path, tex
     assert {tuple(score["compared"]["base"]["value_above_interval"]) for score in itself["suites"]} == {(0.0, 0.0)}
 
 
+def test_several_processes_that_share_the_items_find_what_one_finds(model: Path, tmp_path: Path) -> None:
+    """With another model beside it, and questions of both kinds: likelihoods and generated answers."""
+    data = write_suites(tmp_path / "data")
+    base = write_model(tmp_path / "base", GPT2)
+    request = Request(suites=["arc_easy", "gsm8k"], base=str(base), data=data, limit=5, batch_size=2)
+    alone, together = (
+        evaluate(model, replace(request, workers=workers), tmp_path / f"by-{workers}") for workers in (1, 2)
+    )
+    assert together["suites"] == alone["suites"]
+    assert all(score["compared"]["base"] for score in alone["suites"])
+
+
 def test_models_of_different_tokens_are_compared_by_bits_per_byte_alone(
     model: Path, text: RawData, tmp_path: Path
 ) -> None:

@@ -260,6 +260,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="Only the first items of each task, and windows of each text.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that the model reads at once.")] = 8,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that share the suites' items; by default one for each GPU."),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Of a folder that has none, as spec.tokenizer.")] = None,
     out: Annotated[
         Path | None,
@@ -294,6 +298,7 @@ def evaluate(
         temperature=temperature,
         limit=limit,
         batch_size=batch_size,
+        workers=workers,
         tokenizer=tokenizer,
         out=out,
     )

@@ -1,16 +1,23 @@
 """Evaluate a run's model, or one in a folder: what it is, what is measured, and the files that say so."""
 
+import pickle
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from windlass.data.corpus import MANIFEST, Corpus
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.bases import CONFIG, HUB, Base, alike, base_model, find_base, model_in, tokenizer_of
-from windlass.engine.machine import environment, this_machine
+from windlass.engine.machine import environment, this_machine, threads_of_rank
 from windlass.engine.preparation import corpora_folder, places_of_corpora
 from windlass.engine.run_folder import now, write_json
 from windlass.engine.runs import TrainedRun, find_run, load_checkpoint, prompt_encoder
@@ -26,8 +33,10 @@ from windlass.models.foreign import AnyModel
 from windlass.models.generation import generate
 from windlass.spec.job import RawData
 from windlass.storage import Storage, shown
+from windlass.training.ranks import join_ranks
 
 if TYPE_CHECKING:
+    from windlass.evaluation.harness import Share
     from windlass.evaluation.suites import Benchmarks
 
 
@@ -58,6 +67,8 @@ class Request:
     limit: int | None = None
     """Items of each task, windows of each text."""
     batch_size: int = 8
+    workers: int | None = None
+    """Processes that share the suites' items, a GPU each; None: one for each GPU, or one on the CPU."""
     max_new_tokens: int = 128
     """Of a continued prompt."""
     temperature: float = 0.0
@@ -98,7 +109,7 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
     Raises WindlassError: ConfigInvalid for an unknown suite, a tokenizer that is not the model's, nothing to measure;
         DataNotFound for a model, a text or a suite's file that is not there.
     """
-    _check(request)
+    request = replace(request, workers=_check(request))
     with ExitStack() as stack:
         benchmarks, overlaps = None, list[Overlap]()
         if request.suites:
@@ -111,8 +122,9 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
         other = None if request.alone else _load_other(subject, request)
         bigram, corpora, missing = _bigram(subject, request)
         known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
-        of_other = None if other is None else _measure(other, request, benchmarks, known, subject)
-        found = _measure(subject, request, benchmarks, known, other)
+        shared = _answer_together(place, tokenizer, request, known) if benchmarks and request.workers != 1 else None
+        of_other = None if other is None else _measure(other, request, benchmarks, known, subject, shared)
+        found = _measure(subject, request, benchmarks, known, other, shared)
     recalls = {
         corpus: probe(
             subject.model,
@@ -151,8 +163,8 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
     return results
 
 
-def _check(request: Request) -> None:
-    """Refuse what cannot be measured."""
+def _check(request: Request) -> int:
+    """Refuse what cannot be measured; returns how many processes measure it."""
     if request.decontaminate and not request.suites:
         raise WindlassError("ConfigInvalid", "--decontaminate looks for items of suites; name one: --suite")
     if not (request.suites or request.texts or request.prompts or request.memorisation):
@@ -163,6 +175,13 @@ def _check(request: Request) -> None:
         list_files(text)
     for corpus in (*request.memorisation, *request.baseline):
         Corpus.open(corpus)
+    machine = this_machine()
+    workers = request.workers or machine.devices
+    if machine.device != "cpu" and workers > machine.devices:
+        raise WindlassError(
+            "ConfigInvalid", f"--workers {workers}: this machine has {machine.devices} GPUs, one for each"
+        )
+    return workers
 
 
 def _measure(
@@ -171,22 +190,99 @@ def _measure(
     benchmarks: "Benchmarks | None",
     known: Collection[Item] | None,
     other: Subject | None,
+    shared: dict[str, list[Score]] | None,
 ) -> Measured:
-    """Of two models, one at a time is on the GPU."""
-    model, tokenizer = subject.model.to(this_machine().device), subject.tokenizer
-    if other is not None:
-        other.model.to("cpu")
-    scores = []
-    if benchmarks is not None:
-        from windlass.evaluation.harness import DecoderLM
-        from windlass.evaluation.suites import run_benchmarks
-
-        lm = DecoderLM(model, tokenizer, request.batch_size)
-        scores = run_benchmarks(lm, benchmarks, request.limit, known)
+    """With the scores of `shared`, by the model's place, where several processes found them."""
+    model, tokenizer = _alone_on_device(subject, other).model, subject.tokenizer
+    if shared is not None:
+        scores = shared[subject.place]
+    else:
+        scores = [] if benchmarks is None else _scores(subject, request, benchmarks, known)
     texts = [
         score_text(model, tokenizer, text, batch_size=request.batch_size, limit=request.limit) for text in request.texts
     ]
     return Measured(texts, scores, [_continue(subject, other, prompt, request) for prompt in request.prompts])
+
+
+def _alone_on_device(subject: Subject, other: Subject | None) -> Subject:
+    """Of two models, one at a time is on the GPU."""
+    if other is not None:
+        other.model.to("cpu")
+    subject.model.to(this_machine().device)
+    return subject
+
+
+def _scores(
+    subject: Subject,
+    request: Request,
+    benchmarks: "Benchmarks",
+    known: Collection[Item] | None,
+    share: "Share | None" = None,
+) -> list[Score]:
+    from windlass.evaluation.harness import DecoderLM
+    from windlass.evaluation.suites import run_benchmarks
+
+    lm = DecoderLM(subject.model, subject.tokenizer, request.batch_size, share)
+    return run_benchmarks(lm, benchmarks, request.limit, known)
+
+
+def _answer_together(
+    place: Path | str, tokenizer: str | None, request: Request, known: Collection[Item] | None
+) -> dict[str, list[Score]]:
+    """The scores of the suites by the models' places, from `request.workers` processes that share the items."""
+    assert request.workers is not None
+    with TemporaryDirectory(prefix="windlass-") as folder:
+        try:
+            start_processes(
+                _take_part,
+                (place, tokenizer, request, known, folder),
+                request.workers,
+                daemon=True,
+                start_method="spawn",
+            )
+        except ProcessExitedException as error:
+            raise WindlassError(
+                "RankFailed", f"{error}. Where memory ran out, take fewer --workers or a smaller --batch-size"
+            ) from error
+        found: dict[str, list[Score]] = pickle.loads(Path(folder, "scores").read_bytes())
+    return found
+
+
+def _take_part(
+    rank: int,
+    place: Path | str,
+    tokenizer: str | None,
+    request: Request,
+    known: Collection[Item] | None,
+    folder: str,
+) -> None:
+    """One of several processes: it has both models, answers its share of the questions, and hears the other answers."""
+    from windlass.evaluation.harness import Share
+    from windlass.evaluation.suites import open_benchmarks
+
+    assert request.workers is not None
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    torch.set_num_threads(threads_of_rank(request.workers))
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=request.workers,
+        timeout=timedelta(days=1),  # one may have longer questions; one that died is noticed by the parent
+    )
+    ranks = join_ranks(torch.device(this_machine().device))
+    share = Share(ranks.rank, ranks.world_size, ranks.gather)
+    subject = _load(place, tokenizer)
+    other = None if request.alone else _load_other(subject, request)
+    found = {}
+    with open_benchmarks(request.suites, request.data, request.few_shot) as benchmarks:
+        for this, that in ((other, subject), (subject, other)):
+            if this is not None:
+                found[this.place] = _scores(_alone_on_device(this, that), request, benchmarks, known, share)
+    if ranks.first:
+        Path(folder, "scores").write_bytes(pickle.dumps(found))
+    dist.destroy_process_group()
 
 
 def _continue(subject: Subject, other: Subject | None, prompt: str, request: Request) -> str:

@@ -66,6 +66,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self._share = share or Share()
         self._alive = alive
         self._prefix = _prefix(tokenizer)
+        self._quiet = True if self._share.rank else None  # None: where nobody watches
 
     @property
     def eot_token_id(self) -> int:
@@ -99,7 +100,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def _likelihoods(self, requests: Sequence[tuple[Any, list[int], list[int]]]) -> list[tuple[float, bool]]:
         order = sorted(range(len(requests)), key=lambda at: len(requests[at][1]) + len(requests[at][2]), reverse=True)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        with tqdm(total=len(requests), desc="Scoring", unit="answer", disable=None, leave=False) as bar:
+        with tqdm(total=len(requests), desc="Scoring", unit="answer", disable=self._quiet, leave=False) as bar:
             for start in range(0, len(order), BATCHES * self.batch_size):
                 part = order[start : start + BATCHES * self.batch_size]
                 found = score(self.model, [(requests[at][1], requests[at][2]) for at in part], self.batch_size)
@@ -141,7 +142,7 @@ class DecoderLM(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             context, settings = request.args
             most, stops = self._limits(settings)
             alike.setdefault((most, stops), []).append((at, self.tok_encode(context)[-(self.max_length - most) :]))
-        with tqdm(total=len(requests), desc="Generating", unit="answer", disable=None, leave=False) as bar:
+        with tqdm(total=len(requests), desc="Generating", unit="answer", disable=self._quiet, leave=False) as bar:
             for (most, stops), prompts in alike.items():
                 prompts.sort(key=lambda prompt: len(prompt[1]), reverse=True)
                 for start in range(0, len(prompts), self.batch_size):
