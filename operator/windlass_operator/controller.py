@@ -57,6 +57,8 @@ RECONCILERS = 4
 on a control plane of two cores, 16 and a thousand new jobs made nodes look lost."""
 STUCK_SECONDS = 120.0
 """No look at a job takes this long: its requests time out before."""
+COMING_SECONDS = 0.2
+"""A pod that comes up is looked at after this time, with the others of its job that do."""
 GATHER_SECONDS = 5.0
 """A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
 PROGRESS_SECONDS = 10.0
@@ -91,7 +93,7 @@ class Controller:
         )
         self.nodes = Informer(client, NODES, trim=trim_node, on_change=self._node_changed)
         self._informers = (self.jobs, self.pods, self.nodes)
-        self.heads = ProgressPoller(self.queue.add)
+        self.heads = ProgressPoller(self.queue.add, self._progressed)
         self.metrics = Metrics(registry, self.jobs.all)
         self._in_hand: dict[Key, float] = {}
         """Jobs that are being looked at, and since when (monotonic)."""
@@ -140,14 +142,26 @@ class Controller:
         if new is None:
             self._refusals.pop(metadata["uid"], None)
             self._put_off.pop(metadata["uid"], None)
-        self.queue.add((metadata["namespace"], metadata["name"]))
+        is_new = old is None  # what has begun is brought on first: of many new jobs, some run early, and none late
+        self.queue.add((metadata["namespace"], metadata["name"]), last=is_new)
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
         pod = new or old
         assert pod is not None
         if new is None:
             self._mount_failures.pop(pod["metadata"]["uid"], None)
-        self.queue.add(job_of(pod))
+        if new is None or new["status"].get("phase") in {"Succeeded", "Failed"}:
+            self.queue.add(job_of(pod))
+        else:
+            self.queue.add_after(job_of(pod), COMING_SECONDS)
+
+    @property
+    def _progress_every(self) -> float:
+        """Seconds between writes of a job's status that tell nothing but progress."""
+        return max(PROGRESS_SECONDS, len(self.heads) / PROGRESS_WRITES_A_SECOND)
+
+    def _progressed(self, key: Key) -> None:
+        self.queue.add_after(key, self._progress_every / 2)  # a look before it is due finds out when it is
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
         """The jobs with a pod on a node that is gone, silent, or back."""
@@ -240,7 +254,7 @@ class Controller:
             tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
             report,
             self._refusals.get(job.uid),
-            timedelta(seconds=max(PROGRESS_SECONDS, len(self.heads) / PROGRESS_WRITES_A_SECOND)),
+            timedelta(seconds=self._progress_every),
         )
 
     def _lost_nodes(self, job: Job, pods: Sequence[Object], report: HeadReport | None) -> set[str]:

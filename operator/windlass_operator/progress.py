@@ -79,10 +79,11 @@ class Asked:
 
 
 class ProgressPoller:
-    """The last answer of each head; calls `on_change` with the job's key when an answer says something new."""
+    """The last answer of each head."""
 
-    def __init__(self, on_change: Callable[[Key], None]) -> None:
-        self._on_change = on_change
+    def __init__(self, on_news: Callable[[Key], None], on_progress: Callable[[Key], None]) -> None:
+        """Each is called with a job's key: when an answer says something new, or nothing new but that it goes on."""
+        self._on_news, self._on_progress = on_news, on_progress
         self._asked: dict[Key, Asked] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -122,8 +123,10 @@ class ProgressPoller:
             before = asked.report
             if report is not None:
                 asked.take(report, self._pause(report))
-                if before is None or _said(before) != _said(report):
-                    self._on_change(key)
+                if before is None or _news(before) != _news(report):
+                    self._on_news(key)
+                elif before.progress != report.progress or before.checkpoint != report.checkpoint:
+                    self._on_progress(key)
             await asyncio.sleep(self._pause(asked.report))
 
     def _pause(self, report: HeadReport | None) -> float:
@@ -163,6 +166,8 @@ class ProgressPoller:
         )
 
 
-def _said(report: HeadReport) -> tuple[object, ...]:
-    """Everything but when it was said."""
-    return tuple(value for name, value in vars(report).items() if name not in {"received", "vouched_until"})
+def _news(report: HeadReport) -> tuple[object, ...]:
+    """Everything but when it was said and how far the job is, once there is any progress."""
+    passing = {"received", "vouched_until", "progress", "checkpoint", "productive_seconds"}
+    told = tuple(value for name, value in vars(report).items() if name not in passing)
+    return (*told, report.progress is None, report.checkpoint is None)

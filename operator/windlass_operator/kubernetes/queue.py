@@ -1,6 +1,7 @@
 """Which keys are to be looked at: each once however often it is added, by one worker at a time, now or later."""
 
 import asyncio
+import itertools
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -25,7 +26,8 @@ class WorkQueue(Generic[K]):
         """Seconds of the first and of the longest backoff; the depth goes to `registry`."""
         self._first_backoff = first_backoff
         self._longest_backoff = longest_backoff
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._ready: asyncio.PriorityQueue[tuple[bool, int, K]] = asyncio.PriorityQueue()
+        self._order = itertools.count()
         self._waiting: set[K] = set()
         """Added and not yet handed out: in `_ready`, or with a worker that has them from before."""
         self._in_hand: set[K] = set()
@@ -40,13 +42,13 @@ class WorkQueue(Generic[K]):
         """Keys that wait for a worker; those that are due later do not count."""
         return len(self._waiting)
 
-    def add(self, key: K) -> None:
-        """Have the key looked at now."""
+    def add(self, key: K, *, last: bool = False) -> None:
+        """Have the key looked at now; `last`: after all keys that are not, those that are added later too."""
         if key in self._waiting:
             return
         self._waiting.add(key)
         if key not in self._in_hand:
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((last, next(self._order), key))
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key looked at in so many seconds, or earlier where an earlier time is set already."""
@@ -71,7 +73,7 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """The next key; the caller calls `done` when it has looked at it."""
-        key = await self._ready.get()
+        _, _, key = await self._ready.get()
         self._waiting.discard(key)
         self._in_hand.add(key)
         return key
@@ -80,7 +82,7 @@ class WorkQueue(Generic[K]):
         """The caller of `get` has looked at the key."""
         self._in_hand.discard(key)
         if key in self._waiting:
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((False, next(self._order), key))
 
     def _is_due(self, key: K) -> None:
         del self._timers[key]

@@ -159,3 +159,18 @@ def test_the_depth_is_a_metric() -> None:
         assert registry.get_sample_value("windlass_operator_queue_depth") == 2
 
     run(main)
+
+
+def test_keys_that_come_last_come_after_those_that_are_added_later() -> None:
+    async def main() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add("a", last=True)
+        queue.add("b", last=True)
+        queue.add("c")
+        first = await queue.get()
+        queue.add(first, last=True)
+        queue.add("d")
+        queue.done(first)
+        assert [first, *[await queue.get() for _ in range(4)]] == ["c", "d", "c", "a", "b"]
+
+    run(main)
