@@ -145,6 +145,29 @@ def test_adapters_of_a_language_model_are_what_peft_reads_and_merge_without_a_tr
         torch.testing.assert_close(model(tokens), adapted, atol=1e-5, rtol=1e-5)
 
 
+def test_a_quantised_language_model_computes_what_its_merged_one_does(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "ffn_dim": 128, "word_embed_proj_dim": 64}
+    folder = saved(tmp_path / "opt", "opt", dropout=0.0, **sizes)
+    base = find_base(str(folder), tmp_path)
+    lora = {"quantize": "NF4", "dora": True, "targets": ["attention", "mlp"]}
+    model = build_model(base.config, Model.model_validate({"from": str(folder), "lora": lora}))
+    to_empty(model, torch.device("cpu"))
+    give_weights(model, base, 3, trained=False)
+    give_weights(model, base, 3, trained=True)
+    tokens = torch.tensor([[4, 5, 6, 9]])
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        difference = (model.eval()(tokens) - plain(tokens).logits).std() / plain(tokens).logits.std()
+        assert 0.001 < difference < 0.2, "the base, rounded"
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.rand(parameter.shape))
+        adapted = model(tokens)
+        merge_adapters(model)
+        torch.testing.assert_close(model(tokens), adapted, atol=1e-5, rtol=1e-5)
+
+
 def test_parts_to_train_are_found_in_any_architecture(bert: Path, tmp_path: Path) -> None:
     config = find_base(str(bert), tmp_path).config
     block = 4 * 16 * 16 + 2 * 16 * 32 + 9 * 16 + 32  # weights, biases and norms

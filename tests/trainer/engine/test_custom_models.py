@@ -12,7 +12,9 @@ from windlass.engine.preparation import find_model
 from windlass.engine.run_folder import RunFolder, read_lines
 from windlass.engine.runs import classify_texts, export_run, generate_text, load_run
 from windlass.errors import WindlassError
-from windlass.spec.job import LLMTrainingJob, RawData
+from windlass.models.build import count_trained
+from windlass.spec.job import LLMTrainingJob, Model, RawData
+from windlass.spec.presets import custom_config
 from windlass.spec.problems import InvalidJob
 
 CODE = """
@@ -132,6 +134,13 @@ def test_what_is_no_model_is_refused_before_data_are_prepared(
 ) -> None:
     with pytest.raises(WindlassError, match=message):
         find_model(tiny_job(*overrides(custom.format(module))), tmp_path)
+
+
+def test_its_weights_are_not_quantised(module: str) -> None:
+    config = custom_config(Model.model_validate({"custom": f"{module}:build"}), 20, 32)
+    spec = Model.model_validate({"from": "run://mine", "lora": {"quantize": "NF4"}})
+    with pytest.raises(WindlassError, match=r"spec\.model\.lora\.quantize: a model of your own"):
+        count_trained(config, spec)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ CPU: dict[str, Any] = {"device": "cpu", "device_memory": 8 * 2**30, "parameters"
         ("Auto", 2, GPU, "DDP", "take 19% of a rank's memory"),
         ("Auto", 2, GPU | {"parameters": 8 * 10**9}, "FSDP", "take 149% of a rank's memory, more than 60%"),
         ("Auto", 2, CPU | {"parameters": 10**9}, "FSDP", "more than 60%"),
+        ("Auto", 2, GPU | {"parameters": 8 * 10**9, "quantised": 1}, "DDP", "quantised weights are not sharded"),
         ("FSDP", 2, CPU, "FSDP", "as asked"),
         ("DDP", 2, GPU | {"parameters": 8 * 10**9}, "DDP", "as asked"),
         ("HSDP", 4, GPU, "HSDP", "as asked"),

@@ -86,6 +86,13 @@ def test_state_is_16_bytes_a_parameter_in_float32() -> None:
     assert memory.total == 16 * count_parameters(GPT2) + memory.activations
 
 
+def test_quantised_weights_take_half_a_byte_and_no_copy() -> None:
+    config, linear = PRESETS["llama-7b"].config, 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    plain, quantised = (estimate(config, trained=2**25, quantised=count) for count in (0, linear))
+    assert plain.weights - quantised.weights == pytest.approx((4 + 2 - 4.127 / 8) * linear, rel=1e-4)
+    assert (plain.gradients, plain.activations) == (quantised.gradients, quantised.activations)
+
+
 def test_sharding_divides_the_state() -> None:
     whole, shared = estimate(PRESETS["llama-70b"].config), estimate(PRESETS["llama-70b"].config, shards=64)
     assert shared.optimizer * 64 == pytest.approx(whole.optimizer)

@@ -91,6 +91,12 @@ MISTAKES = [
     (["model.trainable={scope: LastBlocks, blocks: 5}"], "spec.model.trainable.blocks", "lower it"),
     (["model.trainable={scope: LastBlocks}"], "spec.model.trainable.blocks", "goes with scope LastBlocks"),
     (["model.trainable.scope=Matching"], "spec.model.trainable.patterns", "goes with scope Matching"),
+    (["model.lora={quantize: NF4}"], "spec.model.lora.quantize", "quantises the weights of model.from"),
+    (
+        ["model={from: s3://a/b, lora: {quantize: NF4}}", "training.parallelism.strategy=FSDP"],
+        "spec.training.parallelism.strategy",
+        "quantised weights are not sharded",
+    ),
     (["model.head.labels=[a, b]"], "spec.model.head", "goes with no other task"),
     (["task=Classify"], "spec.model.head", "holds the labels of task Classify"),
     (

@@ -198,6 +198,14 @@ def test_a_good_job_breaks_no_rule() -> None:
             ["model.lora={}", "model.trainable.scope=Head"],
             "spec.model.trainable.scope: lora trains its adapters and nothing else; leave one of the two out",
         ),
+        (
+            ["model.lora.quantize=NF4"],
+            "spec.model.lora.quantize: quantises the weights of model.from, and there are none",
+        ),
+        (
+            ["model={from: run://a, lora: {quantize: NF4}}", "training.parallelism.strategy=HSDP"],
+            "spec.training.parallelism.strategy: HSDP does not shard quantised weights; use DDP or Auto",
+        ),
         (["data.template=Alpaca"], "spec.data.template: only with task Instruct or Preference; this is Pretrain"),
         (["training.preference={}"], "spec.training.preference: only with task Preference; this is Pretrain"),
         (

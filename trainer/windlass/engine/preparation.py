@@ -115,7 +115,7 @@ def find_model(
     base = find_base(model.from_, runs, pinned)
     require_context(base, job.spec.data.sequence_length)
     require_tasks_of(base, job.spec)
-    if base.config.theirs is not None:
+    if base.config.theirs is not None or model.lora is not None:
         from windlass.models.build import count_trained
 
         count_trained(base.config, model)  # what cannot be built or trained is refused before data are prepared
@@ -178,10 +178,10 @@ def plan_on(machine: Machine, job: LLMTrainingJob, ranks: int, config: ModelConf
     )
 
 
-def _count_trained(config: ModelConfig, model: Model) -> tuple[int, int]:
+def _count_trained(config: ModelConfig, model: Model) -> tuple[int, int, int]:
     """As `windlass.models.build.count_trained`, without importing torch for a decoder that is trained whole."""
     if model.trainable.scope == "All" and not (model.head or model.lora or config.custom or config.theirs):
-        return count_parameters(config), count_parameters(config)
+        return count_parameters(config), count_parameters(config), 0
     from windlass.models.build import count_trained
 
     return count_trained(config, model)

@@ -31,7 +31,9 @@ def add_references(
     The model's parameters are changed only where no run before has left the numbers.
     """
     base, seed = settings.base, settings.job.spec.training.seed
-    of = f"{settings.examples} by {base.identity if base else seed}"
+    lora = settings.job.spec.model.lora
+    kept = f" in {lora.quantize}" if lora and lora.quantize != "None" else ""
+    of = f"{settings.examples} by {base.identity if base else seed}{kept}"
     place = storage.child(FOLDER)
     content = ranks.from_first(place.read(FILE) if ranks.first and place.exists(FILE) else None)
     found = {} if content is None else dict(np.load(io.BytesIO(content)))

@@ -110,10 +110,10 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
     model = parallelise(decoder, plan.strategy, plan.precision, spec.training.parallelism, ranks)
     if plan.strategy in {"FSDP", "HSDP"}:
         to_empty(model, ranks.device)
-    settle_buckets(model, ranks.device)
 
     give = partial(give_weights, unwrapped(model), settings.base, spec.training.seed)
     give(trained=False)  # no checkpoint holds them
+    settle_buckets(model, ranks.device)
     batches = rank_batches(settings, ranks, tokenizer, model, partial(give, trained=True))
 
     device_name = torch.cuda.get_device_name() if ranks.device.type == "cuda" else platform.processor()
@@ -146,9 +146,10 @@ def train_rank(settings: RankSettings, ranks: Ranks) -> Outcome:
                     "tokenizer": tokenizer.fingerprint,
                     **describe_model(settings.config),
                     "trained parameters": spec.model.model_dump(
-                        mode="json", include={"trainable", "lora"}, exclude={"lora": {"dora"}}
+                        mode="json", include={"trainable", "lora"}, exclude={"lora": {"dora", "quantize"}}
                     ),
                     "use of DoRA": spec.model.lora is not None and spec.model.lora.dora,
+                    "quantisation of the base": spec.model.lora.quantize if spec.model.lora else "None",
                     **({"base's weights": settings.base.identity} if settings.base else {}),
                 },
                 measurements=_measurements(settings, ranks, tokenizer, batches, suites, hang_watch),

@@ -10,7 +10,7 @@ from windlass.errors import WindlassError
 from windlass.models.classifier import Classifier
 from windlass.models.decoder import INITIAL_STD, Decoder, assign
 from windlass.models.foreign import AnyModel
-from windlass.models.lora import LoraLinear, add_adapters, initialise_adapters
+from windlass.models.lora import LoraLinear, adapters, add_adapters, initialise_adapters
 from windlass.spec.job import Model
 from windlass.spec.presets import ModelConfig
 
@@ -23,10 +23,14 @@ RECOMPUTED = "_checkpoint_wrapped_module."
 def build_model(config: ModelConfig, spec: Model) -> AnyModel:
     """The model without weights of sense; parameters that are not trained have no `requires_grad`.
 
-    Raises WindlassError: ConfigInvalid, for adapters or trainable parts that the model does not have.
+    Raises WindlassError: ConfigInvalid, for adapters or trainable parts that the model does not have, and for a
+    quantised base that it cannot have.
     """
     model = _bare_model(config, spec)
     if spec.lora is not None:
+        if spec.lora.quantize != "None" and config.custom is not None:
+            message = "a model of your own may read its weights, which are packed then; leave it out"
+            raise WindlassError("ConfigInvalid", f"spec.model.lora.quantize: {message}")
         add_adapters(model, spec.lora)
     trained = set(_trained(model, spec))
     for name, parameter in model.named_parameters():
@@ -126,9 +130,12 @@ def parameters_by_name(model: nn.Module, *, trained: bool) -> dict[str, nn.Param
     return {name: parameter for name, parameter in named if parameter.requires_grad == trained}
 
 
-def count_trained(config: ModelConfig, spec: Model) -> tuple[int, int]:
-    """All parameters, and those that are trained; errors as of `build_model`."""
+def count_trained(config: ModelConfig, spec: Model) -> tuple[int, int, int]:
+    """All parameters, those that are trained, and those that are quantised; errors as of `build_model`."""
     with torch.device("meta"):
         model = build_model(config, spec)
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+    quantised = 0
+    if spec.lora is not None and spec.lora.quantize != "None":  # which are no parameters until they have values
+        quantised = sum(layer.in_features * layer.out_features for _, layer in adapters(model))
+    return sum(size for size, _ in sizes) + quantised, sum(size for size, trained in sizes if trained), quantised

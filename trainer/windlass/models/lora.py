@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ from windlass.spec.job import Lora
 GROUPS = {"attention": r"\.\w*att(n|ention)\w*\.", "mlp": r"^(?!.*\.\w*att(n|ention)\w*\.)"}
 """Targets with a name of their own, as regular expressions on names of layers in blocks, transformers' too."""
 
+BLOCK = 64
+"""Weights that share a constant in NF4. Blocks of one row alone: where they span two, bitsandbytes 0.50 computes other
+weights on CPUs with AVX-512."""
+
 
 class LoraLinear(nn.Linear):
     """A linear layer with an adapter: `lora_a` [rank, in], `lora_b` [out, rank], and of DoRA `lora_magnitude` [out]."""
@@ -45,18 +50,31 @@ class LoraLinear(nn.Linear):
         dropped = F.dropout(x, self.dropout, self.training)
         update = F.linear(F.linear(dropped, self.lora_a), self.lora_b) * self.scale
         if self.lora_magnitude is None:
-            return super().forward(x) + update
+            return self.product(x, self.bias) + update
         with torch.no_grad():  # the length counts as a constant in the gradient (Liu et al. 2024, section 4.3)
             lengths = row_lengths(self.updated())
-        out = F.linear(x, self.weight) + update
+        out = self.product(x) + update
         out = out * (self.lora_magnitude / lengths).to(out.dtype)
         if self.bias is not None:
             out = out + self.bias.to(out.dtype)
         return out
 
+    @torch.no_grad()
+    def set_weight(self, full: Tensor) -> None:
+        """Take over a base's weight [out, in]."""
+        assign(self.weight, full)
+
+    def full_weight(self) -> Tensor:
+        """The base's weight [out, in]."""
+        return self.weight
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What the base's weight makes of x [..., in], [..., out]."""
+        return F.linear(x, self.weight, bias)
+
     def updated(self) -> Tensor:
         """The weight with the adapter's update [out, in], before its rows are scaled."""
-        return self.weight + self.scale * self.lora_b @ self.lora_a
+        return self.full_weight() + self.scale * self.lora_b @ self.lora_a
 
 
 def row_lengths(weight: Tensor) -> Tensor:
@@ -66,7 +84,11 @@ def row_lengths(weight: Tensor) -> Tensor:
 
 
 def add_adapters(model: AnyModel, lora: Lora) -> None:
-    """Give an adapter to each targeted linear layer of the blocks. Raises ConfigInvalid for a target that is none."""
+    """Give an adapter to each targeted linear layer of the blocks.
+
+    Raises ConfigInvalid for a target that is none, and for one that cannot be quantised where that is asked.
+    """
+    adapted = LoraLinear if lora.quantize == "None" else _quantised()
     places = [name for name, module in model.named_modules() if len(model.blocks) and module is model.blocks]
     place = places[0] if places else "body"
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -82,8 +104,24 @@ def add_adapters(model: AnyModel, lora: Lora) -> None:
         for name in found:
             layer = model.get_submodule(name)
             if isinstance(layer, nn.Linear) and not isinstance(layer, LoraLinear):
+                if lora.quantize != "None" and layer.in_features % BLOCK:
+                    raise WindlassError(
+                        "ConfigInvalid",
+                        f"spec.model.lora.quantize: {name} has {layer.in_features} inputs, which are no multiple of "
+                        f"NF4's blocks of {BLOCK}; leave it out of targets",
+                    )
                 bias = layer.bias is not None
-                model.set_submodule(name, LoraLinear(layer.in_features, layer.out_features, bias, lora))
+                model.set_submodule(name, adapted(layer.in_features, layer.out_features, bias, lora))
+
+
+def _quantised() -> type[LoraLinear]:
+    """The layer with a weight of 4 bits. Raises ConfigInvalid without bitsandbytes."""
+    if find_spec("bitsandbytes") is None:
+        message = "spec.model.lora.quantize needs bitsandbytes, which is not installed: pip install 'windlass[qlora]'"
+        raise WindlassError("ConfigInvalid", message)
+    from windlass.models.quantised import QuantisedLoraLinear
+
+    return QuantisedLoraLinear
 
 
 @torch.no_grad()
@@ -99,7 +137,7 @@ def initialise_adapters(model: nn.Module, seed: int) -> None:
         assign(layer.lora_a, torch.empty(layer.lora_a.shape).uniform_(-bound, bound, generator=generator))
         assign(layer.lora_b, torch.zeros(layer.lora_b.shape))
         if layer.lora_magnitude is not None:
-            layer.lora_magnitude.copy_(row_lengths(layer.weight))  # where sharded, both by rows
+            layer.lora_magnitude.copy_(row_lengths(layer.full_weight()))  # where sharded, both by rows
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
@@ -137,7 +175,7 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
     for name, layer in adapters(model):
         theirs = {name.removeprefix("body."): layer.out_features}
         if layout is not None:
-            places = list(parts(layout, model.config, f"{name}.weight", layer.weight))
+            places = list(parts(layout, model.config, f"{name}.weight", layer.full_weight()))
             theirs = {part.name.removesuffix(".weight"): part.rows for part in places}
             if any(part.rows != part.shape[-1 if part.transposed else 0] for part in places):
                 raise WindlassError(

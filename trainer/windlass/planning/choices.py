@@ -23,8 +23,11 @@ def resolve_strategy(
     device: Device,
     device_memory: int,
     parameters: int,
+    quantised: int = 0,
 ) -> tuple[Strategy, str]:
     """How the ranks share the work, and why. `device_memory` is what one rank has, in bytes.
+
+    Of the parameters, those that are `quantised` are not sharded.
 
     Raises:
         WindlassError: ConfigInvalid, for HSDP where it cannot work.
@@ -37,6 +40,8 @@ def resolve_strategy(
         return "Single", f"{asked}one rank has nothing to share"
     if strategy != "Auto":
         return strategy, "as asked"
+    if quantised:
+        return "DDP", "quantised weights are not sharded: each rank holds a replica"
     share = parameters * STATE_BYTES / device_memory
     size = f"weights, gradients and optimizer of a replica take {share:.0%} of a rank's memory"
     if share <= REPLICA_SHARE:

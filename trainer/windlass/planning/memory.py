@@ -1,5 +1,6 @@
 """Will it fit: an estimate of the memory that a rank needs while it trains."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ SCORE_BYTES = 13
 """Bytes that a CPU keeps of each attention score when there is dropout, which its fused attention does not have."""
 CAPPED_SCORE_BYTES = 8
 """Bytes kept of each score that is capped, which no fused attention does: the capped one and its share, in float32."""
+
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""Bytes a number takes in NF4: its 4 bits, 8 for a block of 64, and 32 for 256 blocks (Dettmers et al. 2023, QLoRA)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ def estimate_memory(
     checkpointing: Literal["None", "Selective", "Full"] = "None",
     parameters: int | None = None,
     trained: int | None = None,
+    quantised: int = 0,
 ) -> Memory:
     """Memory of a rank that holds one of `shards` parts of the state (1: all of it) and a micro-batch's activations.
 
     `parameters` are the architecture's, where a model does not say its own. Of those that are not `trained` (default:
     all are), neither gradients nor moments are kept; their activations count all the same, as if the gradient went
-    through every block.
+    through every block. Those that are `quantised` are kept in NF4, on every rank.
     """
     parameters = count_parameters(config) if parameters is None else parameters
     trained = parameters if trained is None else trained
@@ -56,8 +61,9 @@ def estimate_memory(
     per_token = activation_bytes_per_token(config, element, checkpointing, scores)
     activations = micro_batch_size * sequence_length * per_token
     if shards == 1:
-        copies = 0 if element == 4 else element * parameters  # autocast keeps the converted weights for the pass
-        return Memory(4 * parameters + copies, 4 * trained, 8 * trained, activations)
+        whole = parameters - quantised
+        copies = 0 if element == 4 else element * whole  # autocast keeps the converted weights for the pass
+        return Memory(4 * whole + math.ceil(NF4_BYTES * quantised) + copies, 4 * trained, 8 * trained, activations)
     shard, root, block = parameters // shards, root_parameters(config), block_parameters(config)
     gathered = element * (root + 2 * block)  # the block at work and the one fetched ahead
     reduced = min(element * max(root, block), element * trained)

@@ -27,6 +27,8 @@ class Plan:
     parameters: int
     trained: int
     """Of the parameters; the rest stays as it is."""
+    quantised: int
+    """Of the rest, those that are kept in 4 bits."""
     sequence_length: int
     device: Device
     strategy: Strategy
@@ -54,7 +56,8 @@ class Plan:
         ranks, memory = self.batching.world_size, self.memory
         rows = {
             "Model": f"{self.model}, {self.parameters:,} parameters",
-            "Trained": f"{self.trained:,} parameters, {self.trained / self.parameters:.2%}",
+            "Trained": f"{self.trained:,} parameters, {self.trained / self.parameters:.2%}"
+            + (f"; {self.quantised:,} others in NF4" if self.quantised else ""),
             "Ranks": f"{ranks} on {self.device}, {self.strategy}: {self.strategy_reason}",
             "Precision": f"{self.precision}: {self.precision_reason}",
             "Step": f"{self.tokens_per_step:,} tokens: {ranks} ranks x {self.batching.accumulation} micro-batches x "
@@ -87,7 +90,7 @@ def make_plan(
     device_memory: int,
     train_tokens: int | None,
     compute_capability: tuple[int, int] | None = None,
-    counts: tuple[int, int] | None = None,
+    counts: tuple[int, int, int] | None = None,
 ) -> Plan:
     """Plan a job for `world_size` ranks.
 
@@ -97,14 +100,15 @@ def make_plan(
             micro-batch, and with it the last bits of a loss, must not depend on the moment) divided by its ranks.
         train_tokens: tokens of the training split, None before it is prepared.
         compute_capability: the GPU's, where it is known.
-        counts: all parameters and those that are trained, where these are not the architecture's.
+        counts: all parameters, those that are trained and those that are quantised, where these are not the
+            architecture's.
 
     Raises:
         WindlassError: ConfigInvalid, for a batch that cannot be shared or a choice that the hardware refuses.
     """
     training = job.spec.training
     sequence_length = job.spec.data.sequence_length or config.context_length
-    parameters, trained = counts or (count_parameters(config),) * 2
+    parameters, trained, quantised = counts or (count_parameters(config), count_parameters(config), 0)
     own = None if config.theirs is None and config.custom is None else parameters
     strategy, strategy_reason = resolve_strategy(
         training.parallelism.strategy,
@@ -112,6 +116,7 @@ def make_plan(
         device=device,
         device_memory=device_memory,
         parameters=parameters,
+        quantised=quantised,
     )
     precision, precision_reason = resolve_precision(
         training.precision, device=device, compute_capability=compute_capability
@@ -131,6 +136,7 @@ def make_plan(
             checkpointing=training.parallelism.activation_checkpointing,
             parameters=own,
             trained=trained,
+            quantised=quantised,
         )
 
     def fits(micro_batch_size: int) -> bool:
@@ -147,6 +153,7 @@ def make_plan(
         model=job.spec.model.preset or job.spec.model.custom or shown(job.spec.model.from_ or ""),
         parameters=parameters,
         trained=trained,
+        quantised=quantised,
         sequence_length=sequence_length,
         device=device,
         strategy=strategy,

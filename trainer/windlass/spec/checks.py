@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from windlass.errors import WindlassError
 from windlass.spec.cluster import cluster_problems
-from windlass.spec.job import TEMPLATES, JobSpec, LLMTrainingJob
+from windlass.spec.job import TEMPLATES, JobSpec, LLMTrainingJob, Lora
 from windlass.spec.presets import PRESETS, TOKENIZERS, ModelConfig, model_config, tokenizer_name
 from windlass.spec.problems import Problem, did_you_mean
 
@@ -205,6 +205,19 @@ def _trainable(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(f"{path}.scope", "lora trains its adapters and nothing else; leave one of the two out")
     if spec.model.lora is not None:
         yield from _expressions("spec.model.lora.targets", spec.model.lora.targets)
+        yield from _quantised(spec, spec.model.lora)
+
+
+def _quantised(spec: JobSpec, lora: Lora) -> Iterator[Problem]:
+    """What a base in 4 bits rules out."""
+    path, strategy = "spec.model.lora.quantize", spec.training.parallelism.strategy
+    if lora.quantize == "None":
+        return
+    if spec.model.from_ is None:
+        yield Problem(path, "quantises the weights of model.from, and there are none", about=ORIGINS)
+    if strategy in ("FSDP", "HSDP"):
+        where = "spec.training.parallelism.strategy"
+        yield Problem(where, f"{strategy} does not shard quantised weights; use DDP or Auto", about=(path,))
 
 
 def _expressions(path: str, patterns: list[str]) -> Iterator[Problem]:

@@ -185,6 +185,8 @@ class Lora(SpecModel):
     """Layers with adapters: attention, mlp, or regular expressions on module names."""
     dora: bool = False
     """Train the lengths of the weights' rows apart from their directions (DoRA, Liu et al. 2024)."""
+    quantize: Literal["None", "NF4"] = "None"
+    """What the weights of adapted layers are kept in: NF4 is 4 bits, by bitsandbytes (QLoRA, Dettmers et al. 2023)."""
 
 
 RUN = "run://"

@@ -69,6 +69,11 @@ def _model_rules() -> list[Rule]:
             "trainable.blocks is more than the model has layers; lower it",
             ".trainable.blocks",
         ),
+        Rule(
+            "!has(self.lora) || self.lora.quantize == 'None' || has(self.from)",
+            "lora.quantize quantises the weights of model.from: give them, or leave it out",
+            ".lora.quantize",
+        ),
     ]
 
 
@@ -93,6 +98,13 @@ def _spec_rules() -> list[Rule]:
             "(self.task != 'Pretrain') == has(self.data.examples)",
             "data.examples holds what all tasks but Pretrain learn from: it is needed there, and goes with no Pretrain",
             ".data.examples",
+        ),
+        Rule(
+            "!has(self.model.lora) || self.model.lora.quantize == 'None' "
+            "|| self.training.parallelism.strategy in ['Auto', 'DDP']",
+            "training.parallelism.strategy has to be DDP or Auto with model.lora.quantize: quantised weights are not "
+            "sharded",
+            ".training.parallelism.strategy",
         ),
         _needs(".data.template", "self.task in ['Instruct', 'Preference']", "goes with tasks Instruct and Preference"),
         _needs(".training.preference", "self.task == 'Preference'", "goes with task Preference only"),
