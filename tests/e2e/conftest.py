@@ -4,7 +4,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import s3fs
@@ -38,32 +37,19 @@ def jobs_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]
         kubectl("delete", "llmjobs", "--all", "--wait=false")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def building(request: pytest.FixtureRequest) -> Iterator[Future[None]]:
-    """Both images are built from the Dockerfiles from the start, while tests run that need no cluster."""
-    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    wanted = any("images" in item.fixturenames for item in items)
-    with ThreadPoolExecutor(1) as thread:
-        yield thread.submit(build_images if wanted else lambda: None)
-
-
-def build_images() -> None:
-    for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
-        file = ROOT / f"images/{folder}/Dockerfile"
-        if SCRIPT:
-            run(SCRIPT, "base")
-            run(SCRIPT, "build", image, ROOT, "-f", file)
-        elif shutil.which("kind") and shutil.which("docker"):
-            run("docker", "build", "-t", image, "-f", file, ROOT, timeout=1800)
-            run("kind", "load", "docker-image", image)
-
-
 @pytest.fixture(scope="session")
-def images(building: Future[None]) -> None:
-    """Both images, on all nodes."""
-    if not SCRIPT and not (shutil.which("kind") and shutil.which("docker")):
+def images() -> None:
+    """Both images, built from the Dockerfiles and on all nodes."""
+    if SCRIPT:
+        run(SCRIPT, "base")
+        for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
+            run(SCRIPT, "build", image, ROOT, "-f", ROOT / f"images/{folder}/Dockerfile", timeout=900)
+    elif shutil.which("kind") and shutil.which("docker"):
+        for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
+            run("docker", "build", "-t", image, "-f", ROOT / f"images/{folder}/Dockerfile", ROOT, timeout=1800)
+            run("kind", "load", "docker-image", image, timeout=600)
+    else:
         pytest.skip("needs a way to build images: WINDLASS_TEST_CLUSTER, or docker and kind")
-    building.result()
 
 
 @pytest.fixture(scope="session")
