@@ -39,6 +39,8 @@ from aiohttp import web
 from kubernetes import client as api
 from kubernetes.config.kube_config import load_kube_config
 
+from windlass_operator.controller import PROGRESS_WRITES_A_SECOND
+
 CRD = Path(__file__).parents[1] / "manifests/crd/llmtrainingjobs.windlass.dev.yaml"
 GROUP, VERSION, PLURAL = "windlass.dev", "v1alpha1", "llmtrainingjobs"
 HEADS_PORT, METRICS_PORT = 8080, 18080
@@ -321,7 +323,7 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
         time.sleep(15)
         rows.append((f"{count + PROBES} jobs train for {TRAINING} s", _over(operator, TRAINING)))
         paused.set()
-        time.sleep(15 + (count + PROBES) / 5)  # until the last progress is told
+        time.sleep(15 + (count + PROBES) / PROGRESS_WRITES_A_SECOND)  # until the last progress is told
         operator.kill()
         operator = Operator(key, space)
         until("all jobs were looked at", lambda: operator.looks() >= count + PROBES)

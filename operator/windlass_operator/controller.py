@@ -61,10 +61,10 @@ COMING_SECONDS = 0.2
 """A pod that comes up is looked at after this time, with the others of its job that do."""
 GATHER_SECONDS = 5.0
 """A status that tells of nothing but pods that come and go is written after this time, all of them at once."""
-PROGRESS_SECONDS = 10.0
-"""Between writes of a job's status that tell nothing but progress."""
 PROGRESS_WRITES_A_SECOND = 5
-"""Over all jobs; with more than 50, each is written less often. A write costs the API server 16 ms of a processor."""
+"""Of status that tells nothing but progress, over all jobs; with more than 50, each is written less often.
+
+A write costs the API server 16 ms of a processor."""
 DOUBT_SECONDS = 1.0
 """Between looks at a job with a pod on a node that is silent, and perhaps not lost."""
 MOUNT_GRACE_SECONDS = 3.0
@@ -156,12 +156,13 @@ class Controller:
             self.queue.add_after(job_of(pod), COMING_SECONDS)
 
     @property
-    def _progress_every(self) -> float:
-        """Seconds between writes of a job's status that tell nothing but progress."""
-        return max(PROGRESS_SECONDS, len(self.heads) / PROGRESS_WRITES_A_SECOND)
+    def _progress_every(self) -> timedelta:
+        return max(Observed.progress_every, timedelta(seconds=len(self.heads) / PROGRESS_WRITES_A_SECOND))
 
     def _progressed(self, key: Key) -> None:
-        self.queue.add_after(key, self._progress_every / 2)  # a look before it is due finds out when it is
+        self.queue.add_after(
+            key, self._progress_every.total_seconds() / 2
+        )  # a look before it is due finds out when it is
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
         """The jobs with a pod on a node that is gone, silent, or back."""
@@ -254,7 +255,7 @@ class Controller:
             tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
             report,
             self._refusals.get(job.uid),
-            timedelta(seconds=self._progress_every),
+            self._progress_every,
         )
 
     def _lost_nodes(self, job: Job, pods: Sequence[Object], report: HeadReport | None) -> set[str]:

@@ -400,7 +400,7 @@ def test_a_quota_that_is_full_is_said_and_waited_for(server: ApiServer, monkeypa
     asyncio.run(story())
 
 
-async def run_on_node1(here: World) -> None:
+async def run_on_node1(server: ApiServer, here: World) -> None:
     """The job trains, with a worker on node1."""
     await here.client.create(JOBS, job(here.namespace))
     await here.until_pods(*ALL)
@@ -410,10 +410,8 @@ async def run_on_node1(here: World) -> None:
         "metadata": {"name": "plays-worker-0"},
         "target": {"kind": "Node", "name": "node1"},
     }
-    pods = Resource("", "v1", "pods", "Binding")
-    await here.client._request(
-        "create", pods, f"{pods.path(here.namespace, 'plays-worker-0')}/binding", method="POST", body=binding
-    )
+    path = f"/api/v1/namespaces/{here.namespace}/pods/plays-worker-0/binding"
+    await asyncio.to_thread(server.ask, path, "POST", binding)
     here.trains()
     await here.run_pods()
     await here.until_phase("Running")
@@ -443,7 +441,7 @@ async def lost(here: World) -> bool:
 def test_pods_of_a_node_that_is_lost_are_deleted_by_force(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
-            await run_on_node1(here)
+            await run_on_node1(server, here)
             before = await here.pods()
 
             async def elsewhere() -> Any:
@@ -461,13 +459,16 @@ def test_a_node_that_is_silent_is_not_lost_while_its_job_makes_steps(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "STEADY_SECONDS", 0.2)
-    monkeypatch.setattr(progress, "ANSWER_SECONDS", 0.5)
 
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
             here.pace = 1
-            await run_on_node1(here)
-            await asyncio.sleep(1)  # some answers
+            await run_on_node1(server, here)
+
+            async def asked_often() -> bool:
+                return here.answer is not None and here.answer["progress"]["step"] >= 14
+
+            await here.until("steps from one answer to the next", asked_often)
             async with silent(here.client, "node1"):
                 await asyncio.sleep(2)
                 assert not await lost(here)
@@ -488,7 +489,7 @@ def test_no_node_is_lost_where_the_control_plane_has_lost_sight_of_most(
                 await here.client.create(NODES, {"metadata": {"name": name}})
             try:
                 async with controller(server, here.namespace):
-                    await run_on_node1(here)
+                    await run_on_node1(server, here)
                     async with silent(here.client, *others, "node1"):
                         await asyncio.sleep(2)
                         assert not await lost(here)

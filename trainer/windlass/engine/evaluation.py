@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,7 +109,9 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
     Raises WindlassError: ConfigInvalid for an unknown suite, a tokenizer that is not the model's, nothing to measure;
         DataNotFound for a model, a text or a suite's file that is not there.
     """
-    request = replace(request, workers=_check(request))
+    _check(request)
+    machine = this_machine()
+    workers = machine.check_ranks(request.workers or machine.devices, "--workers")
     with ExitStack() as stack:
         benchmarks, overlaps = None, list[Overlap]()
         if request.suites:
@@ -122,7 +124,7 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
         other = None if request.alone else _load_other(subject, request)
         bigram, corpora, missing = _bigram(subject, request)
         known = {item for overlap in overlaps for item in overlap.found} if overlaps else None
-        shared = _answer_together(place, tokenizer, request, known) if benchmarks and request.workers != 1 else None
+        shared = _answer_together(workers, place, tokenizer, request, known) if benchmarks and workers > 1 else None
         of_other = None if other is None else _measure(other, request, benchmarks, known, subject, shared)
         found = _measure(subject, request, benchmarks, known, other, shared)
     recalls = {
@@ -163,8 +165,8 @@ def evaluate(place: Path | str, request: Request, out: Path, tokenizer: str | No
     return results
 
 
-def _check(request: Request) -> int:
-    """Refuse what cannot be measured; returns how many processes measure it."""
+def _check(request: Request) -> None:
+    """Refuse what cannot be measured."""
     if request.decontaminate and not request.suites:
         raise WindlassError("ConfigInvalid", "--decontaminate looks for items of suites; name one: --suite")
     if not (request.suites or request.texts or request.prompts or request.memorisation):
@@ -175,13 +177,6 @@ def _check(request: Request) -> int:
         list_files(text)
     for corpus in (*request.memorisation, *request.baseline):
         Corpus.open(corpus)
-    machine = this_machine()
-    workers = request.workers or machine.devices
-    if machine.device != "cpu" and workers > machine.devices:
-        raise WindlassError(
-            "ConfigInvalid", f"--workers {workers}: this machine has {machine.devices} GPUs, one for each"
-        )
-    return workers
 
 
 def _measure(
@@ -227,16 +222,15 @@ def _scores(
 
 
 def _answer_together(
-    place: Path | str, tokenizer: str | None, request: Request, known: Collection[Item] | None
+    workers: int, place: Path | str, tokenizer: str | None, request: Request, known: Collection[Item] | None
 ) -> dict[str, list[Score]]:
-    """The scores of the suites by the models' places, from `request.workers` processes that share the items."""
-    assert request.workers is not None
+    """The scores of the suites by the models' places, from several processes that share the items."""
     with TemporaryDirectory(prefix="windlass-") as folder:
         try:
             start_processes(
                 _take_part,
-                (place, tokenizer, request, known, folder),
-                request.workers,
+                (workers, place, tokenizer, request, known, folder),
+                workers,
                 daemon=True,
                 start_method="spawn",
             )
@@ -250,6 +244,7 @@ def _answer_together(
 
 def _take_part(
     rank: int,
+    workers: int,
     place: Path | str,
     tokenizer: str | None,
     request: Request,
@@ -260,15 +255,14 @@ def _take_part(
     from windlass.evaluation.harness import Share
     from windlass.evaluation.suites import open_benchmarks
 
-    assert request.workers is not None
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    torch.set_num_threads(threads_of_rank(request.workers))
+    torch.set_num_threads(threads_of_rank(workers))
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
-        world_size=request.workers,
+        world_size=workers,
         timeout=timedelta(days=1),  # one may have longer questions; one that died is noticed by the parent
     )
     ranks = join_ranks(torch.device(this_machine().device))

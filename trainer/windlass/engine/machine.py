@@ -26,12 +26,12 @@ class Machine:
     threads: int | None = None
     """Of each rank; None: an even share of this machine's cores."""
 
-    def check_ranks(self, ranks: int) -> int:
-        """The number of ranks, if this machine has a place for each. Raises ConfigInvalid."""
+    def check_ranks(self, ranks: int, asked: str = "spec.workers") -> int:
+        """The number of ranks that a setting asked for, if this machine has a place for each. Raises ConfigInvalid."""
         if self.device == "cuda" and ranks > self.devices:
             raise WindlassError(
                 "ConfigInvalid",
-                f"spec.workers asks for {ranks} ranks, and this machine has {self.devices} GPUs. "
+                f"{asked} asks for {ranks} ranks, and this machine has {self.devices} GPUs. "
                 f"Use --workers {self.devices}, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to train on the CPU.",
             )
         if self.device == "mps" and ranks > 1:
