@@ -216,25 +216,31 @@ def test_pods_that_come_one_by_one_are_one_write(server: ApiServer, monkeypatch:
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace) as registry:
 
-            def writes() -> float:
-                labels = {"verb": "apply", "resource": "llmtrainingjobs/status", "code": "200"}
-                return registry.get_sample_value("windlass_operator_api_requests_total", labels) or 0.0
+            async def writes(expected: int) -> float:
+                """At least as many as expected: a write is counted when its answer arrives, others see it earlier."""
+
+                async def counted() -> Any:
+                    labels = {"verb": "apply", "resource": "llmtrainingjobs/status", "code": "200"}
+                    number = registry.get_sample_value("windlass_operator_api_requests_total", labels) or 0
+                    return number >= expected and number
+
+                return float(await here.until(f"{expected} writes", counted))
 
             await here.client.create(JOBS, job(here.namespace))
             await here.until_pods(*ALL)
             for name in ALL:
                 await here.run_pods(name)
                 await asyncio.sleep(0.3)
-            assert writes() == 1, "that the attempt starts"
+            assert await writes(1) == 1, "that the attempt starts"
 
             async def all_there() -> Any:
                 return (await here.status())["columns"].get("workers") == "2/2"
 
             await here.until("the pods are told of", all_there)
-            assert writes() == 2
+            assert await writes(2) == 2
             here.trains()
             await here.until_phase("Running")
-            assert writes() == 3
+            assert await writes(3) == 3
 
     asyncio.run(story())
 
