@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PROGRAM = """
@@ -9,20 +10,42 @@ import os, sys
 from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
 os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN="0" * 64)
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
-import ray
+import psutil, ray
+from windlass.engine.trimmed_ray import TrimmedNode
 from windlass.engine.trimmed_trainer import fit
 from windlass.errors import WindlassError
-ray.init(address="local", include_dashboard=False, num_cpus=1, object_store_memory=128 << 20, log_to_driver=False,
-         runtime_env={"env_vars": {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1"}})
-try:
-    fit(print, {}, ranks=2, on_gpus=False, folder=sys.argv[1])
-except WindlassError as error:
-    print(error.reason, error.retryable, error)
+
+def meet():
+    return f"the place of {ray.train.get_context().get_world_rank()}"
+
+def write(config, place):
+    with open(f"{config['out']}/{ray.train.get_context().get_world_rank()}", "w") as file:
+        file.write(place)
+
+node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdown_at_exit=True, num_cpus=2)
+ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
+for ranks in (2, 3):
+    try:
+        fit(write, {"out": sys.argv[1]}, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
+    except WindlassError as error:
+        print(error.reason, error.retryable, error)
+    print(ranks, sorted({process.name()[:10].rstrip("3.1") for process in psutil.Process().children(recursive=True)}))
+ray.shutdown()
+node.kill_all_processes(check_alive=False, allow_graceful=True)
 """
 
 
-def test_ranks_that_find_no_room_are_a_failure_that_the_driver_hears_of(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.stdout.splitlines()[-1].startswith("RankFailed True The ranks did not start"), done.stderr
+def test_ranks_meet_and_ranks_that_find_no_room_are_a_failure_that_the_driver_hears_of(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp") as ray_folder:  # sockets' paths must be short
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), ray_folder],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    # "python" are those in the place of Ray's agents.
+    assert "2 ['gcs_server', 'python', 'ray::RayTr', 'raylet']" in done.stdout, "nothing else has started"
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["the place of 0"] * 2
+    assert "RankFailed True The ranks did not start" in done.stdout, done.stderr

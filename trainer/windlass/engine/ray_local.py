@@ -5,17 +5,23 @@ driver prepares data, and only the ranks and the driver import torch: this modul
 does not.
 """
 
+import logging
 import os
 import pickle
 import secrets
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from windlass.engine.rank_settings import RankSettings
+    from windlass.engine.trimmed_ray import TrimmedNode
 
+POLL_SECONDS = 0.1
+ADDRESS = "127.0.0.1"
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every server binds to 127.0.0.1, as Ray does on laptops
     "RAY_AUTH_MODE": "token",  # other users of this machine can't reach it either
@@ -36,10 +42,14 @@ WORKERS_ENVIRONMENT = {  # what Ray Train adds to its processes' environment is 
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
 }
 RANKS_ENVIRONMENT = {
-    # Processes that become ranks import what ranks need while the driver still prepares.
+    # Processes that become ranks start with Ray, and import what ranks need while the driver still prepares.
     "RAY_enable_worker_prestart": "1",
-    "RAY_preload_python_modules": "ray.train.collective,windlass.engine.train_function",
+    "RAY_worker_register_timeout_seconds": "600",  # they import first, on a busy machine for long
+    "WINDLASS_RANK_IMPORTS": "ray.train.v2._internal.execution.worker_group.worker,windlass.engine.train_function,"
+    "torch._dynamo",  # which torch.optim imports
 }
+PRESTART_SECONDS = 10.0
+"""How long processes that have imported everything may take to join Ray."""
 
 
 class RayLocal:
@@ -52,6 +62,7 @@ class RayLocal:
     def __init__(self, ranks: int, threads: int) -> None:
         self._ranks = ranks
         self._fits = 0
+        self._node: TrimmedNode | None = None
         # Paths of sockets may have about 100 characters, which TMPDIR on a Mac takes by itself.
         self._folder = tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp", ignore_cleanup_errors=True)
         os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT | RANKS_ENVIRONMENT)
@@ -68,15 +79,23 @@ class RayLocal:
 
     def _start(self) -> None:
         import ray
+        from ray._private import state
 
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=self._ranks,
-            object_store_memory=128 << 20,
-            log_to_driver=False,
-            _temp_dir=self._folder.name,
+        from windlass.engine.trimmed_ray import TrimmedNode
+
+        self._node = TrimmedNode(
+            head=True, address=ADDRESS, temp_dir=self._folder.name, shutdown_at_exit=False, num_cpus=self._ranks
         )
+        ray.init(
+            address=self._node.gcs_address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _node_ip_address=ADDRESS,
+        )
+        # They have registered, or Ray would not be here; those that Ray cannot use yet would be started once more.
+        deadline = time.monotonic() + PRESTART_SECONDS
+        while len(state.workers()) < self._ranks and time.monotonic() < deadline:  # type: ignore[no-untyped-call]
+            time.sleep(POLL_SECONDS)
 
     def fit(self, settings: "RankSettings") -> None:
         """Train on every rank through Ray Train. Raises WindlassError when a rank fails."""
@@ -87,28 +106,32 @@ class RayLocal:
         from windlass.engine.trimmed_trainer import fit
 
         self._fits += 1
-        config = {
-            "settings": pickle.dumps(settings),  # the controller need not import what they are made of
-            "rendezvous": f"{self._folder.name}/rendezvous-{self._fits}",
-        }
+        config = {"settings": pickle.dumps(settings)}  # the controller need not import what they are made of
+        meet = partial(_file, f"{self._folder.name}/rendezvous-{self._fits}")
         on_gpus = settings.plan.device == "cuda"
-        fit(train_on_ray, config, ranks=self._ranks, on_gpus=on_gpus, folder=f"{self._folder.name}/train")
+        fit(train_on_ray, config, meet=meet, ranks=self._ranks, on_gpus=on_gpus, folder=f"{self._folder.name}/train")
 
     def close(self) -> None:
         """Stop all of its processes."""
         import ray
 
         self._thread.submit(ray.shutdown).result()
+        if self._node is not None:
+            self._thread.submit(self._node.kill_all_processes, check_alive=False, allow_graceful=True).result()
         self._thread.shutdown()
         self._folder.cleanup()
 
 
-def train_on_ray(config: dict[str, Any]) -> None:
-    """Ray Train's train function. The ranks meet at the file config["rendezvous"], so that no port is opened for it."""
+def _file(path: str) -> str:
+    """The ranks meet at a file, so that no port is opened for it."""
+    return f"file://{path}"
+
+
+def train_on_ray(config: dict[str, Any], place: str) -> None:
+    """Ray Train's train function."""
     import ray.train
 
     from windlass.engine.train_function import train_among
 
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    train_among(pickle.loads(config["settings"]), rank, world_size, f"file://{config['rendezvous']}")
+    train_among(pickle.loads(config["settings"]), context.get_world_rank(), context.get_world_size(), place)

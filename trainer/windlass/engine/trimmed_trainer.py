@@ -1,41 +1,53 @@
 """Ray Train, without the processes that our runs do not need.
 
-Ray Train 2.60 starts, beside the ranks, an actor for its controller, one that asks for more machines, one that shards
-Ray Data sets and one that cleans up after a lost controller. Each imports for about two seconds of a core, and the
-first step waits for them. Our driver runs the controller itself, asks Ray for no machines, has no Ray Data sets, and
-ends what it has started. This module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor version.
+Ray Train 2.60 starts, beside the ranks, an actor for its controller, one through which ranks wait for each other, one
+that asks for more machines, one that shards Ray Data sets and one that cleans up after a lost controller. Each imports
+for about two seconds of a core, and the first step waits for them. Our driver runs the controller itself, ranks wait
+for each other by torch.distributed, nobody asks Ray for machines, there are no Ray Data sets, and the driver ends what
+it has started. This module reaches into Ray Train's internals, so pyproject.toml pins Ray's minor version.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.train import ScalingConfig, TrainingFailedError
-from ray.train.backend import BackendConfig
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling.default import RETRYABLE_CONTROLLER_ERRORS
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup, state, worker_group
 from ray.train.v2.api.config import FailureConfig, RunConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+from windlass.engine import meeting
 from windlass.engine.failures import classify
 from windlass.errors import WindlassError
 
 
 def fit(
-    function: Callable[[dict[str, Any]], None], config: dict[str, Any], *, ranks: int, on_gpus: bool, folder: str
+    function: Callable[[dict[str, Any], str], None],
+    config: dict[str, Any],
+    *,
+    meet: Callable[[], str],
+    ranks: int,
+    on_gpus: bool,
+    folder: str,
 ) -> None:
-    """Call `function(config)` on every rank; `folder` is Ray Train's own. Raises WindlassError when a rank fails."""
+    """Call `function(config, place)` on every rank, where the place is what `meet()` returns on rank 0.
+
+    `folder` is Ray Train's own. Raises WindlassError when a rank fails.
+    """
     trainer = TrimmedTrainer(
-        function,
-        train_loop_config=config,
-        backend_config=BackendConfig(),  # the ranks join their process group by themselves
+        meeting.call,
+        train_loop_config={"function": function, "config": config},
+        backend_config=Meeting(meet),
         scaling_config=ScalingConfig(num_workers=ranks, use_gpu=on_gpus, resources_per_worker={"CPU": 1}),
         run_config=RunConfig(  # type: ignore[arg-type]  # declared as Ray Train 1's
             name="train",
@@ -54,6 +66,45 @@ def fit(
         raise classify([error]) from error
     except TrainingFailedError as error:
         raise classify([error]) from error
+
+
+@dataclass
+class Meeting(BackendConfig):
+    """Rank 0 says where the ranks meet; they join their process group by themselves."""
+
+    meet: Callable[[], str]
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train calls when the ranks have started."""
+        return MeetingBackend
+
+
+class MeetingBackend(Backend):
+    """Asks rank 0, and tells all."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Before the ranks' function is called."""
+        assert isinstance(backend_config, Meeting)
+        worker_group.execute(meeting.tell, worker_group.execute_single(0, meeting.opened, backend_config.meet))
+
+
+class NoSynchronization:
+    """In the place of the actor through which ranks wait for each other in ray.train.report, which ours never call."""
+
+    @classmethod
+    def options(cls, **_: Any) -> type["NoSynchronization"]:
+        """As an actor class has it."""
+        return cls
+
+    @classmethod
+    def remote(cls, **_: Any) -> "NoSynchronization":
+        """As an actor class has it."""
+        return cls()
+
+
+worker_group.SynchronizationActor = NoSynchronization  # type: ignore[assignment,attr-defined]
+state._shutdown_sync_actor = lambda sync_actor: None
 
 
 class GivenPlaces(FixedScalingPolicy):
@@ -81,7 +132,7 @@ class RanksAlone(WorkerGroup):
             worker.actor.init_train_context.remote(
                 train_run_context=self._train_run_context,
                 distributed_context=worker.distributed_context,
-                synchronization_actor=sync_actor,
+                synchronization_actor=None,
                 storage_context=self._storage_context,
                 worker_callbacks=self._worker_callbacks_to_propagate,
                 controller_actor=None,

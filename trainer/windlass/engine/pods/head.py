@@ -77,8 +77,7 @@ async def supervise(pod: Pod) -> int:
 
 def _start_ray(pod: Pod, children: Children) -> Child:
     log = pod.run.path / "ray.log"
-    settings = ray_node.environment() | ray_node.HEADS_ENVIRONMENT
-    return children.start("ray", *ray_node.command("head"), environment=settings, log=log)
+    return children.start("ray", *ray_node.command("head"), environment=ray_node.environment(), log=log)
 
 
 def _start_driver(children: Children) -> Child:

@@ -7,7 +7,6 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
@@ -66,7 +65,6 @@ class RayCluster:
             logging_level=logging.WARNING,
             _node_ip_address=self._pod.ip,
         )
-        self._start_spares([self._pod.ip], 1)
 
     def check(self) -> None:
         """Hold the job to what a cluster needs; take over what earlier attempts have left."""
@@ -170,7 +168,8 @@ class RayCluster:
     def _fit(self, config: dict[str, Any], ranks: int, on_gpus: bool) -> None:
         from windlass.engine.trimmed_trainer import fit
 
-        fit(train_in_pod, config, ranks=ranks, on_gpus=on_gpus, folder=str(self._run.path / "ray-train"))
+        folder = str(self._run.path / "ray-train")
+        fit(train_in_pod, config, meet=open_store, ranks=ranks, on_gpus=on_gpus, folder=folder)
 
     def _watch(self, fit: "Future[None]") -> None:
         """While the ranks train: prepare their next start, and ask for it once more workers have stayed for a while."""
@@ -178,7 +177,6 @@ class RayCluster:
         while not fit.done():
             if not prepared and last(list(read_lines(self._run.events)), "phase").get("phase") == "Running":
                 prepared = True
-                self._start_spares([self._pod.ip], 1)
                 self._start_spares([worker["ip"] for worker in self._workers], self._ranks_per_worker)
             if (self._largest(len(self._joined())) or 0) <= len(self._workers):
                 since = None
@@ -225,7 +223,24 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
-def train_in_pod(config: dict[str, Any]) -> None:
+_stores: list[Any] = []
+"""In rank 0's process: what the ranks meet at, which lives as long."""
+
+
+def open_store() -> str:
+    """Where ranks meet: a store that rank 0 serves on its pod's address, and on that alone."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
+
+    pod = Pod.here()
+    with socket.create_server((pod.ip, 0)) as listener:
+        port = listener.getsockname()[1]
+        _stores.append(
+            TCPStore(pod.ip, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listener.fileno()))
+        )
+    return f"tcp://{pod.ip}:{port}"
+
+
+def train_in_pod(config: dict[str, Any], place: str) -> None:
     """Ray Train's train function, in a worker pod."""
     import ray.train
 
@@ -238,26 +253,7 @@ def train_in_pod(config: dict[str, Any]) -> None:
     settings = replace(pickle.loads(config["settings"]), folder=folder.path)
     end = {"pid": os.getpid(), "raised": True}  # for this pod's supervisor
     try:
-        with _rendezvous(pod, rank) as place:
-            train_among(settings, rank, world_size, place)
+        train_among(settings, rank, world_size, place)
         end = {"pid": os.getpid(), "ended": True}
     finally:
         write_json(folder.rank(rank), end)
-
-
-@contextlib.contextmanager
-def _rendezvous(pod: Pod, rank: int) -> Iterator[str]:
-    """Where ranks meet: a store that rank 0 serves on its pod's address, and on that alone."""
-    from ray.train.collective import broadcast_from_rank_zero
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
-
-    if rank > 0:
-        yield broadcast_from_rank_zero(None)
-        return
-    with socket.create_server((pod.ip, 0)) as listener:
-        port = listener.getsockname()[1]
-        store = TCPStore(
-            pod.ip, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listener.fileno())
-        )
-        yield broadcast_from_rank_zero(f"tcp://{pod.ip}:{port}")
-        del store
