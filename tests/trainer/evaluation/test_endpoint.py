@@ -72,9 +72,10 @@ def test_nobody_there_is_said_soon(server: JudgeServer, monkeypatch: pytest.Monk
             r"used up \(401: wrong key \*",
         ),
         ((429, {}, {"error": {"message": "pay", "code": "insufficient_quota"}}), "AccessDenied", "used up"),
-        ((404, {}, {"error": {"message": "no such model"}}), "ConfigInvalid", r"\(404\): no such model"),
+        ((404, {}, {"error": {"message": "no such model"}}), "ConfigInvalid", r"\(404\): no such model; check --judge"),
         ((307, {"Location": "http://elsewhere/v1"}, ""), "ConfigInvalid", "leads to http://elsewhere/v1"),
         ((200, {}, "<html><b>Welcome</b></html>"), "ConfigInvalid", "not answer as an OpenAI-compatible .*: Welcome"),
+        ((422, {}, {"detail": "no such field"}), "ConfigInvalid", r"\(422\): no such field$"),  # as FastAPI says it
         ((200, {}, {"choices": []}), "ConfigInvalid", "not answer as an OpenAI-compatible"),
     ],
 )

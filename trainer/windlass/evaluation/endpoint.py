@@ -143,6 +143,8 @@ class Endpoint:
             return await self._try(messages)
         if place:
             message = f"it leads to {shown(place)}; give that as the URL if you trust it"
+        elif status == 404:
+            message += "; check --judge, and --url, which mostly ends in /v1"
         raise WindlassError("ConfigInvalid", f"{self._address} refuses the request ({status}): {message}")
 
     def _adapt(self, message: str, settings: dict[str, Any]) -> bool:
@@ -175,7 +177,8 @@ class Endpoint:
     def _said(self, text: str) -> str:
         """What the endpoint says is wrong, in a line that does not hold the key."""
         try:
-            error = _object(text).get("error")
+            said = _object(text)
+            error = next((said[name] for name in ("error", "detail", "message") if said.get(name)), None)
             message = error.get("message") if isinstance(error, dict) else error
             line = str(message or text)
         except ValueError:
