@@ -93,3 +93,18 @@ def test_pairs_that_teach_nothing_are_refused(
 ) -> None:
     with pytest.raises(WindlassError, match=message):
         prepare_data(tiny_job(*overrides(record)), RunFolder(tmp_path / "runs" / "tiny"), lambda said: None)
+
+
+def test_a_run_goes_on_when_its_default_is_written_out(
+    overrides: Callable[..., list[str]], ranks: Callable[..., Any]
+) -> None:
+    given = [override.replace(", preference: {beta: 0.5}", "") for override in overrides()]
+    before = ranks("tiny", 1, *given)
+    before.start()
+    before.stop(at_step=6)
+    after = ranks("tiny", 1, *given, "training.preference={beta: 0.1}")
+    after.start()
+    after.wait()
+    assert after.step() == 30
+    assert metrics(after.folder, "train")[0]["step"] == 1, "it went on"
+    assert len(list(after.folder.glob("checkpoints/attempts/*"))) == 2

@@ -25,9 +25,9 @@ def model_spec(preset: str = "gpt2-tiny", **fields: Any) -> tuple[ModelConfig, M
     return model_config(spec, 257), spec
 
 
-def adapted(preset: str, **lora: Any) -> Decoder:
+def adapted(preset: str, head: dict[str, Any] | None = None, **lora: Any) -> Decoder:
     """A model with adapters as they may be after training, in evaluation mode."""
-    model = build_model(*model_spec(preset, lora={"rank": 4, **lora}))
+    model = build_model(*model_spec(preset, lora={"rank": 4, **lora}, head=head))
     assert isinstance(model, Decoder)
     model.initialise(3)
     initialise_added(model, 3)
@@ -95,6 +95,33 @@ def test_peft_computes_what_we_do_from_our_adapter_beside_the_exported_base(
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
     torch.testing.assert_close(theirs(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["gpt2-tiny", "llama-tiny"])
+def test_peft_classifies_as_we_do_from_an_adapter_with_its_head_beside_the_language_model(
+    tmp_path: Path, preset: str
+) -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    model = adapted(preset, head={"labels": ["ham", "spam", "eggs"]})
+    lora = Lora(rank=4)
+    export_adapter(model, lora, "base", tmp_path / "adapter")
+    expected = model(TOKENS)[:, -1]
+    base = Decoder(model_spec(preset)[0])
+    base.initialise(4)
+    base.load_state_dict(model.state_dict(), strict=False)
+    export_model(base, load_tokenizer("bytes"), tmp_path / "base")
+    auto = transformers.AutoModelForSequenceClassification
+    theirs = auto.from_pretrained(tmp_path / "base", num_labels=3, pad_token_id=256)
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    torch.testing.assert_close(theirs(TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_a_classifier_that_transformers_reads_otherwise_is_not_exported_alone(tmp_path: Path) -> None:
+    model = adapted("llama-tiny", head={"labels": ["ham", "spam"], "pooling": "Mean"})
+    with pytest.raises(WindlassError, match="no pooling but LastToken; this one has Mean"):
+        export_adapter(model, Lora(rank=4), "base", tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("targets", [["mlp"], [r"feed_forward\.up"]], ids=["both", "one"])

@@ -128,7 +128,7 @@ def _of_examples(settings: RankSettings, ranks: Ranks, examples: RankExamples) -
         inputs={
             "examples": settings.examples,
             "head": spec.model.head and spec.model.head.model_dump(mode="json"),
-            "preference": spec.training.preference and spec.training.preference.beta,
+            "preference": spec.training.beta if spec.task == "Preference" else None,
         },
         metrics=METRICS if spec.task == "Preference" else (),
     )

@@ -33,7 +33,7 @@ def start_run(
     there, checkpoints included, and starts over.
 
     Raises WindlassError: StorageInUse where the run is running already; ConfigInvalid where the job differs from the
-    one that the run was started with, or asks for what this version cannot do.
+    one that the run was trained with, or asks for what this version cannot do.
     """
     if not isinstance(job, LLMTrainingJob):
         job = load_job(job)
@@ -45,7 +45,7 @@ def start_run(
         if restart:
             delete_run(run, job)
         elif run.job.exists():
-            refuse_changes(load_job(run.job), job, run.path)
+            refuse_changes(load_job(run.job), job, run)
             if (read_json(run.result) or {}).get("status") == "Succeeded":
                 os.close(lock)
                 return RunHandle(run, None)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from windlass.errors import WindlassError
 from windlass.models.decoder import Decoder, Head, output_logits
 from windlass.spec.presets import ModelConfig
 
@@ -36,3 +37,11 @@ class Classifier(Decoder):
             counts = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
             hidden = (hidden.float().cumsum(1) / counts[:, None]).type_as(hidden)
         return head(hidden, self.score.weight, None, 0.0)
+
+
+def require_last_token(model: Classifier) -> None:
+    """Raise ConfigInvalid for a classifier that transformers would read otherwise."""
+    if model.pooling != "LastToken":
+        raise WindlassError(
+            "ConfigInvalid", f"transformers' classifiers have no pooling but LastToken; this one has {model.pooling}"
+        )

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from windlass.data.tokenizers import Tokenizer
 from windlass.errors import WindlassError
-from windlass.models.classifier import Classifier
+from windlass.models.classifier import Classifier, require_last_token
 from windlass.models.decoder import Decoder, assign
 from windlass.models.families import FAMILIES, family_of, read_config, write_config
 from windlass.models.layouts import HEAD, Layout, parts
@@ -86,10 +86,7 @@ def new_folder(folder: Path, needed: int) -> Iterator[Path]:
 
 def _of_classifier(model: Classifier, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json says of a classifier besides; transformers' read the last token that does not pad."""
-    if model.pooling != "LastToken":
-        raise WindlassError(
-            "ConfigInvalid", f"transformers' classifiers have no pooling but LastToken; this one has {model.pooling}"
-        )
+    require_last_token(model)
     names = [name.removesuffix("LMHeadModel").removesuffix("ForCausalLM") for name in config["architectures"]]
     return {
         "architectures": [f"{name}ForSequenceClassification" for name in names],

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from windlass.errors import WindlassError
+from windlass.models.classifier import Classifier, require_last_token
 from windlass.models.decoder import Decoder, assign
 from windlass.models.families import FAMILIES, family_of
 from windlass.models.foreign import AnyModel, Foreign
@@ -163,7 +164,8 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
     """Write adapter_config.json and adapter_model.safetensors to a new folder, as peft's PeftModel reads them.
 
     Where our layer is several of theirs stacked, as query, key and value are in Llama, each gets all of A and its rows
-    of B and of the magnitudes. `base` is the name or place of the weights that the adapter is for.
+    of B and of the magnitudes. A classifier's head is a module that peft saves whole. `base` is the name or place of
+    the weights that the adapter is for.
     """
     if isinstance(model, Foreign) and model.output_name is None:
         raise WindlassError(
@@ -172,6 +174,11 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
         )
     layout = FAMILIES[family_of(model.config)[0]].layout if isinstance(model, Decoder) else None
     weights, targets = dict[str, Tensor](), list[str]()
+    of_task: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if isinstance(model, Classifier):
+        require_last_token(model)
+        of_task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        weights["base_model.model.score.weight"] = model.score.weight.detach().clone()
     for name, layer in adapters(model):
         theirs = {name.removeprefix("body."): layer.out_features}
         if layout is not None:
@@ -195,7 +202,7 @@ def export_adapter(model: AnyModel, lora: Lora, base: str, folder: Path) -> None
             targets.append(target)
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        **of_task,
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,

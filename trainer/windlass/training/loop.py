@@ -272,7 +272,7 @@ def _check_inputs(run: TrainingRun, commit: Commit) -> None:
     """Refuse to continue another run, or on other data than the checkpoint was trained on."""
     for name, before in commit.state["inputs"].items():
         now = run.inputs.get(name)
-        if now != before:
+        if before is not None and now != before:  # None: older checkpoints have it for a default left out
             raise WindlassError(
                 "ConfigInvalid",
                 f"The {name} has changed since the checkpoint of step {commit.step} in {shown(run.log.storage.uri)}: "
