@@ -151,6 +151,26 @@ def test_a_base_that_does_not_fit_is_refused_before_data_are_prepared(
     assert not (tmp_path / "corpora").exists()
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "weights", "message"),
+    [
+        (48, True, r"weights are not those of its config\.json: .*embed_tokens\.weight has shape \[257, 32\] and not"),
+        (32, False, r"model\.safetensors is not there; weights are read from it"),
+    ],
+)
+def test_a_base_whose_files_do_not_fit_together_is_refused_before_data_are_prepared(
+    tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob], hidden_size: int, weights: bool, message: str
+) -> None:
+    folder = exported(tmp_path / "exported")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": hidden_size}))
+    if not weights:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(WindlassError, match=rf"^spec\.model\.from: .*{message}"):
+        prepared(tiny_job(f"model={{from: '{folder}'}}"), tmp_path)
+    assert not (tmp_path / "corpora").exists()
+
+
 def test_a_base_without_a_tokenizer_needs_one_that_it_embeds(
     tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob]
 ) -> None:

@@ -251,5 +251,5 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(model: Path, text: RawDat
 
 
 def test_neither_a_run_nor_a_model_is_said_to_be_none(text: RawData, tmp_path: Path) -> None:
-    with pytest.raises(WindlassError, match=r"There is no run .*gone: neither"):
+    with pytest.raises(WindlassError, match=r"There is no run gone: .*gone/job\.yaml does not exist"):
         evaluate(tmp_path / "gone", Request(texts=[text]), tmp_path)

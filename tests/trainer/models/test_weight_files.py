@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from windlass.errors import WindlassError
 from windlass.models import weight_files
-from windlass.models.weight_files import open_weights
+from windlass.models.weight_files import open_weights, shapes_in
+from windlass.storage import Storage
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -128,3 +129,11 @@ def test_a_model_is_loaded_with_one_tensor_of_its_files_at_a_time(
     load_model(tmp_path / "export")
     assert len(alive) > 10
     assert most == 1
+
+
+def test_shapes_are_in_a_header_wherever_the_file_is(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert shapes_in(Storage(str(tmp_path)), "model.safetensors") == {"a.weight": (2, 3), "b.weight": (4,)}
+    (tmp_path / "model.safetensors").write_bytes(b"<html>no such file</html>")
+    with pytest.raises(WindlassError, match=r"model\.safetensors is damaged: .*; copy it again"):
+        shapes_in(Storage(str(tmp_path)), "model.safetensors")

@@ -107,7 +107,10 @@ def _messages(record: dict[str, Any], field: str, place: str) -> Messages:
 def _answered(messages: Messages, place: str) -> Conversation:
     answers = [content for role, content in messages if role == "assistant"]
     if not answers:
-        raise WindlassError("DataCorrupt", f"{place}: no message is the assistant's, so there is no answer")
+        raise WindlassError(
+            "DataCorrupt",
+            f"{place}: no message is the assistant's, so there is no answer; add one, or remove the record",
+        )
     if not all(answer.strip() for answer in answers):
         raise WindlassError("DataCorrupt", f"{place}: an answer is empty; fill it, or remove the record")
     return Conversation(messages, place)

@@ -8,7 +8,8 @@ from pathlib import Path
 from windlass.data.tokenizers import Tokenizer
 from windlass.engine.bases import Base, base_model, find_base, tokenizer_of
 from windlass.engine.machine import this_machine
-from windlass.engine.runs import find_run, template_of
+from windlass.engine.prompts import template_of
+from windlass.engine.runs import find_run
 from windlass.errors import WindlassError
 from windlass.evaluation.journal import Journal, Record, read_journal
 from windlass.evaluation.questions import Answers, Question, read_answers

@@ -143,6 +143,36 @@ def _hugging_face(uri: str, place: str, storage: Storage) -> Base:
     return Base(uri, place, None, digest.hexdigest(), config, tokenizer, generation)
 
 
+def require_weights(base: Base) -> None:
+    """Raise DataNotFound or DataCorrupt where a model's files cannot be its weights, before ranks wait for them.
+
+    Names and shapes alone are read, not those in .bin files elsewhere than on this machine. What transformers' own
+    models need, their ranks find out.
+    """
+    if base.checkpoint is not None:
+        return
+    from windlass.models.huggingface import check_weights
+    from windlass.models.weight_files import open_weights, shapes_in
+
+    storage = _storage(base.place)
+    try:
+        if storage.is_local:
+            with open_weights(Path(storage.path)) as files:
+                shapes = files.shapes
+        else:
+            names = [name for name in _files(storage) if name.endswith(".safetensors")]
+            shapes = {key: shape for name in names for key, shape in shapes_in(storage, name).items()}
+        if shapes and base.config.theirs is None:
+            check_weights(_read_json(storage, base.uri, CONFIG), shapes, shown(base.uri))
+    except WindlassError as error:
+        raise WindlassError(error.reason, f"spec.model.from: {error}") from error
+
+
+def _storage(place: str) -> Storage:
+    """Where the files of a model in Hugging Face layout are."""
+    return _from_hub(place)[1] if place.startswith(HUB) else Storage(place)
+
+
 def _read_json(storage: Storage, uri: str, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(storage.read(name)))
@@ -255,7 +285,7 @@ def model_in(folder: Path) -> "AnyModel":
 @contextmanager
 def _local(place: str) -> Iterator[Path]:
     """A model's files as a local folder; those of a storage are copied for as long as they are needed."""
-    storage = _from_hub(place)[1] if place.startswith(HUB) else Storage(place)
+    storage = _storage(place)
     if storage.is_local:
         yield Path(storage.path)
         return

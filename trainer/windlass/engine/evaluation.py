@@ -19,8 +19,9 @@ from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.bases import CONFIG, HUB, Base, alike, base_model, find_base, model_in, tokenizer_of
 from windlass.engine.machine import environment, this_machine, threads_of_rank
 from windlass.engine.preparation import corpora_folder, places_of_corpora
+from windlass.engine.prompts import prompt_encoder, warn_of_length
 from windlass.engine.run_folder import now, write_json
-from windlass.engine.runs import TrainedRun, find_run, load_checkpoint, prompt_encoder
+from windlass.engine.runs import TrainedRun, find_run, load_checkpoint
 from windlass.errors import WindlassError
 from windlass.evaluation import card, record
 from windlass.evaluation.bigram import Bigram
@@ -285,9 +286,11 @@ def _continue(subject: Subject, other: Subject | None, prompt: str, request: Req
     follows = [spec for spec in specs if spec.task in ("Instruct", "Preference")]
     tokenizer = subject.tokenizer
     encode = prompt_encoder(follows[0], tokenizer) if follows else tokenizer.encode
+    asked = [int(token) for token in encode(prompt)] or [tokenizer.end_of_document]
+    warn_of_length(asked, subject.model.config.context_length)
     tokens = generate(
         subject.model,
-        [int(token) for token in encode(prompt)] or [tokenizer.end_of_document],
+        asked,
         request.max_new_tokens,
         temperature=request.temperature,
         end_token=tokenizer.end_of_document,

@@ -19,14 +19,17 @@ from windlass.engine.bases import (
     pinned_checkpoint,
     require_context,
     require_tasks_of,
+    require_weights,
     tokenizer_of,
     write_base,
 )
 from windlass.engine.examples import prepare_examples
 from windlass.engine.machine import Machine, environment, threads_of_rank
+from windlass.engine.prompts import prompt_encoder
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, read_json, write_json
 from windlass.engine.suites import open_suites
+from windlass.errors import WindlassError
 from windlass.evaluation.bigram import Bigram
 from windlass.planning.batching import total_steps
 from windlass.planning.compute import count_parameters
@@ -78,9 +81,11 @@ def prepare_run(job: LLMTrainingJob, run: RunFolder, machine: Machine, ranks: in
 def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Prepared:
     """Prepare the corpus if it isn't, and measure the baseline. `progress` is told what happens, and may raise."""
     base, config, tokenizer = find_model(job, run.path.parent, pinned_checkpoint(run, job.spec.model.from_ or ""))
+    _require_prompts(job, config, tokenizer)
     with open_suites(job.spec.evaluation):
         pass  # what is missing is said now; each rank opens its own
     if base is not None:
+        require_weights(base)
         write_base(base, run)
     if tokenizer.name not in BUILT_IN or base is not None:
         tokenizer.save(run.tokenizer)
@@ -92,6 +97,18 @@ def prepare_data(job: LLMTrainingJob, run: RunFolder, progress: Progress) -> Pre
     if job.spec.evaluation.baseline == "Bigram":
         measure_baseline(prepared, run)
     return prepared
+
+
+def _require_prompts(job: LLMTrainingJob, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise ConfigInvalid for a prompt of which a model would read the end only."""
+    encode = prompt_encoder(job.spec, tokenizer)
+    for number, prompt in enumerate(job.spec.evaluation.prompts):
+        if (length := len(encode(prompt))) > config.context_length:
+            raise WindlassError(
+                "ConfigInvalid",
+                f"spec.evaluation.prompts[{number}]: it has {length:,} tokens, and the model's context "
+                f"{config.context_length:,}; shorten it",
+            )
 
 
 def find_model(

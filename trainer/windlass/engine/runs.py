@@ -2,9 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from windlass.data.tokenizers import BUILT_IN, Tokenizer, load_tokenizer
 from windlass.engine.bases import Base, read_base
+from windlass.engine.prompts import prompt_encoder, template_of, warn_of_length
 from windlass.engine.run_folder import RunFolder
 from windlass.engine.weights import give_weights
 from windlass.errors import WindlassError
@@ -21,13 +21,12 @@ from windlass.models.foreign import AnyModel, Foreign, to_empty
 from windlass.models.generation import generate
 from windlass.models.huggingface import export_model
 from windlass.models.lora import export_adapter, merge_adapters
-from windlass.spec.job import JobSpec, LLMTrainingJob
+from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import load_job, load_job_text
 from windlass.spec.presets import ModelConfig, tokenizer_name
+from windlass.spec.problems import did_you_mean
 from windlass.storage import Storage, shown
 from windlass.tasks.classify import encode, probabilities
-from windlass.tasks.instruct import prompt_tokens
-from windlass.tasks.templates import Template, find_template
 from windlass.training.checkpoint import load_model_state
 from windlass.training.commits import Commit, CommitLog
 
@@ -111,9 +110,20 @@ def find_run(run: Path | str) -> TrainedRun:
             return TrainedRun(
                 job, str(path), checkpoints, _tokenizer(job, str(folder.tokenizer)), _base(job, str(path))
             )
-    raise WindlassError(
-        "DataNotFound", f"There is no run {run}: neither {run}/job.yaml nor runs/{run}/job.yaml exists."
-    )
+    raise WindlassError("DataNotFound", _no_run(Path(run)))
+
+
+def _no_run(asked: Path) -> str:
+    """What is missing of a run, and which one may have been meant."""
+    if asked.is_absolute():
+        return f"There is no run {asked.name}: {asked}/job.yaml does not exist{_near(asked)}"
+    missing = f"neither {asked}/job.yaml nor runs/{asked}/job.yaml exists"
+    return f"There is no run {asked}: {missing}{_near(asked) or _near(Path('runs') / asked)}"
+
+
+def _near(asked: Path) -> str:
+    """The nearest name among the runs beside it."""
+    return did_you_mean(asked.name, sorted(job.parent.name for job in asked.parent.glob("*/job.yaml")))
 
 
 def _stored_run(uri: str) -> TrainedRun:
@@ -137,18 +147,6 @@ def _tokenizer(job: LLMTrainingJob, kept: str) -> str:
     return name if name in BUILT_IN and job.spec.model.from_ is None else kept
 
 
-def prompt_encoder(spec: JobSpec, tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """What a model of this job continues: a prompt's tokens; of one that follows instructions, in its template."""
-    if template := template_of(spec, tokenizer):
-        return partial(prompt_tokens, tokenizer, template)
-    return lambda prompt: tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
-
-
-def template_of(spec: JobSpec, tokenizer: Tokenizer) -> Template | None:
-    """The template of a model that follows instructions; other tasks have none."""
-    return find_template(spec.data.template, tokenizer) if spec.task in ("Instruct", "Preference") else None
-
-
 def generate_text(
     run: Path | str,
     prompt: str,
@@ -167,9 +165,11 @@ def generate_text(
     model, tokenizer, _ = load_checkpoint(found)
     if found.job.spec.model.head is not None:
         raise WindlassError("ConfigInvalid", f"{run} is a classifier, which writes no text; use `windlass classify`")
+    asked = prompt_encoder(found.job.spec, tokenizer)(prompt)
+    warn_of_length(asked, model.config.context_length)
     tokens = generate(
         model,
-        prompt_encoder(found.job.spec, tokenizer)(prompt),
+        asked,
         max_new_tokens,
         temperature=temperature,
         top_k=top_k,

@@ -20,9 +20,10 @@ from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-de
 from windlass.data.tokenizers import Tokenizer, load_tokenizer
 from windlass.engine.batches import RankBatches, rank_batches
 from windlass.engine.measure_suites import SuiteMeasurement
+from windlass.engine.prompts import prompt_encoder
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import RunFolder, write_json
-from windlass.engine.runs import describe_model, prompt_encoder
+from windlass.engine.runs import describe_model
 from windlass.engine.suites import OpenSuite, open_suites
 from windlass.engine.weights import give_weights
 from windlass.lock import whereabouts

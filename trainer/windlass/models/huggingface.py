@@ -125,9 +125,14 @@ def load_weights(model: Decoder, folder: Path) -> None:
     layout = FAMILIES[_read_json(folder / "config.json")["model_type"]].layout
     with open_weights(folder) as files:
         stored = {_full_name(layout, name): name for name in files.shapes}
-        _check(model, layout, files, stored, folder)
+        _check(model, layout, files.shapes, str(folder))
         for name, parameter in model.named_parameters():
             _fill(model, name, parameter, layout, files, stored)
+
+
+def check_weights(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
+    """Raise DataCorrupt where names and shapes in files are not those that their config.json describes."""
+    _check(_without_weights(read_config(dict(config))), FAMILIES[config["model_type"]].layout, shapes, place)
 
 
 @torch.no_grad()
@@ -149,7 +154,8 @@ def _fill(
         assign(parameter, full)
 
 
-def _check(model: Decoder, layout: Layout, files: WeightFiles, stored: dict[str, str], folder: Path) -> None:
+def _check(model: Decoder, layout: Layout, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
+    stored = {_full_name(layout, name): shape for name, shape in shapes.items()}
     problems, known = [], set[str]()
     for name, parameter in model.named_parameters():
         for part in parts(layout, model.config, name, parameter):
@@ -158,14 +164,14 @@ def _check(model: Decoder, layout: Layout, files: WeightFiles, stored: dict[str,
             known.add(part.name)
             if part.name not in stored:
                 problems.append(f"{part.name} is missing")
-            elif (shape := files.shapes[stored[part.name]]) != part.shape:
+            elif (shape := stored[part.name]) != part.shape:
                 problems.append(f"{part.name} has shape {list(shape)} and not {list(part.shape)}")
     ignored = (*layout.computed, SCORE, *([f"{HEAD}weight"] if model.config.tie_embeddings else []))
     problems += [f"{name} is not known" for name in stored if name not in known and not name.endswith(ignored)]
     if problems:
         shown = "; ".join(problems[:MISMATCHES_SHOWN])
         more = f"; and {len(problems) - MISMATCHES_SHOWN} more" if len(problems) > MISMATCHES_SHOWN else ""
-        raise WindlassError("DataCorrupt", f"{folder}: the weights are not those of its config.json: {shown}{more}")
+        raise WindlassError("DataCorrupt", f"{place}: the weights are not those of its config.json: {shown}{more}")
 
 
 def to_their_weights(model: Decoder) -> dict[str, Tensor]:

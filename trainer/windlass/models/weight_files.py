@@ -13,9 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from windlass.errors import WindlassError
+from windlass.storage import Storage, shown
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+LONGEST_HEADER = 100_000_000
+"""Bytes that safetensors allows a file's header."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ def open_weights(folder: Path) -> Iterator[WeightFiles]:
                 held = opened[name].shape if isinstance(opened, dict) else opened.get_slice(name).get_shape()
                 shapes[name], files[name] = tuple(held), opened
         yield WeightFiles(shapes, files)
+
+
+def shapes_in(storage: Storage, name: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file anywhere, of which only the header is read. Raises DataCorrupt."""
+    try:
+        end = 8 + int.from_bytes(storage.read(name, 0, 8), "little")
+        if end > LONGEST_HEADER:
+            raise ValueError(f"its header would have {end - 8:,} bytes")
+        header = json.loads(storage.read(name, 8, end))
+        return {key: tuple(of["shape"]) for key, of in header.items() if key != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(f"{shown(storage.uri)}/{name}", error) from error
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -99,5 +114,5 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     raise AssertionError
 
 
-def _damaged(path: Path, error: Exception) -> WindlassError:
+def _damaged(path: Path | str, error: Exception) -> WindlassError:
     return WindlassError("DataCorrupt", f"{path} is damaged: {error}; copy it again")
