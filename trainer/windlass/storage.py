@@ -68,8 +68,8 @@ def retry(
         try:
             result = operation()
         except Exception as error:
-            if refusal := _refusal(error, uri):
-                raise refusal from error
+            if refused := refusal(error, uri):
+                raise refused from error
             # When the interpreter ends it closes connections, and nobody waits any more.
             if not _is_transient(error) or not threading.main_thread().is_alive():
                 raise
@@ -223,8 +223,8 @@ class Storage:
         try:
             yield
         except OSError as error:
-            if refusal := _refusal(error, self.uri):
-                raise refusal from error
+            if refused := refusal(error, self.uri):
+                raise refused from error
             raise
 
     @contextlib.contextmanager
@@ -285,7 +285,7 @@ def _filesystem(protocol: str, process: int) -> fsspec.AbstractFileSystem:
         raise WindlassError("ConfigInvalid", f"{protocol}:// needs another package: {error}") from error
 
 
-def _refusal(error: BaseException, uri: str) -> WindlassError | None:
+def refusal(error: BaseException, uri: str) -> WindlassError | None:
     """Return what a person must change before a repeated call can succeed, or None."""
     names, status, code = _names(error), _status(error), _code(error)
     if names & _CERTIFICATE_ERRORS and "certificate" in str(error).lower():

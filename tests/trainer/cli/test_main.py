@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import json
 import subprocess
@@ -217,3 +218,22 @@ def test_a_corpus_is_made_of_sources_with_options_and_a_file_of_settings(here: P
         "spec.data.prepare.sources[0].format: must be one of Auto, Text, Code, JsonLines, Parquet, Csv, Tsv, Html, "
         "Warc, got 'Jsonl'; did you mean JsonLines?",
     ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "job.yaml", "--runs", "small"],
+        ["data", "tokenizer", "train", "text.txt", "--vocab-size", "260", "--out", "small/tokenizer"],
+    ],
+    ids=["run", "tokenizer"],
+)
+def test_a_full_disk_is_a_line_and_exit_code_3(small_disk: Path, here: Path, command: list[str]) -> None:
+    (here / "text.txt").write_text("the cat and the dog")
+    with contextlib.suppress(OSError):
+        (small_disk / "ballast").write_bytes(bytes(2 << 20))
+    result = windlass(*command)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("Error: StorageFull: ")
+    assert result.stderr.endswith(": no space is left there; free some and run again\n")
+    assert len(result.stderr.splitlines()) == 1

@@ -35,12 +35,19 @@ class Commands(TyperGroup):
         return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in self.commands else args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a WindlassError, a missing package and Ctrl-C end in exit codes."""
+        """Run the command; a WindlassError, a full disk, a missing package and Ctrl-C end in exit codes."""
         try:
             return super().invoke(ctx)
         except WindlassError as error:
             _say(error)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            from windlass.storage import refusal
+
+            if (refused := refusal(error, error.filename or "the disk")) is None:
+                raise
+            _say(refused)
+            raise typer.Exit(refused.exit_code) from error
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
             if module in ("", "windlass"):

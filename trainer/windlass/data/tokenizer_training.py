@@ -61,7 +61,7 @@ def train_tokenizer(
             "DataNotFound", f"{', '.join(source.uri for source in sources)}: there is no text to learn of"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    fast.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(fast.to_str(pretty=True), encoding="utf-8")  # its own save hides a full disk
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,

@@ -296,7 +296,7 @@ def _save_bpe(
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
     folder.mkdir(parents=True, exist_ok=True)
-    fast.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(fast.to_str(pretty=True), encoding="utf-8")  # its own save hides a full disk
     content = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()[:32]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
