@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
+from windlass.models.functions import RMSNorm, turn
 from windlass.models.rope_scaling import scaled
 from windlass.spec.job import RopeScaling
 from windlass.spec.presets import ModelConfig
@@ -99,6 +100,8 @@ class Attention(nn.Module):
             q, k = self.query_norm(q).type_as(v), self.key_norm(k).type_as(v)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
+            if not self.qk_norm:  # whose backward pass needs q and k as they were
+                v = v.contiguous()  # as a view it would keep them, too
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
@@ -288,7 +291,7 @@ def normalisation(config: ModelConfig, size: int | None = None) -> nn.Module:
     """LayerNorm, or RMSNorm (Zhang and Sennrich 2019), of the residual stream or of what has another size."""
     size = size or config.hidden_size
     if config.norm == "RMSNorm":
-        return nn.RMSNorm(size, config.norm_epsilon)
+        return RMSNorm(size, config.norm_epsilon)
     return nn.LayerNorm(size, config.norm_epsilon, bias=config.bias)
 
 
@@ -366,13 +369,8 @@ def rotary_angles(positions: Tensor, size: int, theta: float, scaling: RopeScali
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the pairs (i, i + size / 2) of x [batch, heads, length, head size], in float32, as in Llama's code.
+    """Turn the pairs (i, i + pairs) of x [batch, heads, length, head size], in float32 at least, as in Llama's code.
 
     Where fewer than head size / 2 pairs have angles, the rest of x stays as it is.
     """
-    cosine, sine = rotation
-    turned = 2 * cosine.shape[-1]
-    if turned < x.shape[-1]:
-        return torch.cat((rotate(x[..., :turned], rotation), x[..., turned:]), dim=-1)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(x)
+    return turn(x, *rotation)
