@@ -47,6 +47,7 @@ def saved_bytes_per_token(config: ModelConfig) -> float:
         {},
         {"bias": False, "activation": "SwiGLU"},
         {"position": "Rotary", "kv_heads": 1},
+        {"position": "Rotary", "norm": "RMSNorm", "activation": "SwiGLU"},
         {"layers": 6, "intermediate_size": 512},
         {"dropout": 0.1},
         {"position": "Rotary", "head_size": 32, "qk_norm": True},

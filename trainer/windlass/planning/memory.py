@@ -89,8 +89,8 @@ def activation_bytes_per_token(
     hidden, inner = config.hidden_size, config.intermediate_size
     attended, pair = config.heads * config.head_width, config.kv_heads * config.head_width
     norms = 4 * hidden * ((1 if config.parallel_block else 2) + 2 * config.post_norms)
-    # Beside the projection's output, which holds v: what norms and rotation make of queries and keys.
-    rotated = (attended + pair) * ((config.position == "Rotary") + config.qk_norm)
+    # What rotation alone makes of queries and keys is kept in place of them; norms need them as they were, too.
+    rotated = (attended + pair) * config.qk_norm * (1 + (config.position == "Rotary"))
     score = CAPPED_SCORE_BYTES if config.attention_softcap else SCORE_BYTES
     attention = element * (hidden + (attended + 2 * pair) + rotated + attended) + score * config.heads * scores
     feed_forward = element * (hidden * (not config.parallel_block) + (4 if config.gated else 2) * inner)
