@@ -88,8 +88,10 @@ def test_of_rms_norm_one_tensor_of_the_size_of_x_is_kept() -> None:
     assert kept.count(x.numel()) == 1
 
 
-def test_both_compile_without_a_break() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_both_compile_without_a_break(frozen: bool) -> None:
     norm, x, rotation = RMSNorm(8, 1e-3), random(2, 3, 5, 8, dtype=torch.float32), angles(5, 3)
+    norm.weight.requires_grad_(not frozen)
 
     def both(x: Tensor) -> Tensor:
         return turn(norm(x), *(part.float() for part in rotation))

@@ -35,8 +35,11 @@ class Turn(torch.autograd.Function):
 turn: Callable[[Tensor, Tensor, Tensor], Tensor] = Turn.apply
 
 
-class ScaledByRootMeanSquare(torch.autograd.Function):
-    """x [..., size] / sqrt(mean(x^2) + epsilon) * weight [size]: RMSNorm, of which only x and the roots are kept."""
+class RootMeanSquareNorm(torch.autograd.Function):
+    """RMSNorm (Zhang and Sennrich 2019), x / sqrt(mean(x^2) + epsilon) * weight; only x and the roots are kept.
+
+    x is [..., size], weight [size].
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -46,16 +49,16 @@ class ScaledByRootMeanSquare(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, inverse = ctx.saved_tensors
         normed = x * inverse
-        of_weight = (gradient * normed).sum_to_size(weight.shape)
+        of_weight = (gradient * normed).sum_to_size(weight.shape) if ctx.needs_input_grad[1] else None
         of_normed = gradient * weight
         along = (of_normed * normed).mean(-1, keepdim=True)  # a change along x alters only its length
         return of_normed.addcmul_(normed, along, value=-1).mul_(inverse), of_weight, None
 
 
-scaled: Callable[[Tensor, Tensor, float | None], Tensor] = ScaledByRootMeanSquare.apply
+rms_norm: Callable[[Tensor, Tensor, float | None], Tensor] = RootMeanSquareNorm.apply
 
 
 class RMSNorm(nn.RMSNorm):
@@ -66,4 +69,4 @@ class RMSNorm(nn.RMSNorm):
         wide = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
         if not (wide and x.is_cpu and torch.is_grad_enabled()):
             return super().forward(x)
-        return scaled(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
