@@ -43,13 +43,13 @@ class Bigram:
         taken = [min(split.tokens, max(2, int(max_tokens * weight / total_weight))) for split, weight in splits]
         rates = np.array([weight / tokens for (_, weight), tokens in zip(splits, taken, strict=True)])
         found = [
-            np.concatenate([_pairs(piece, vocab_size) for piece in _pieces(split, tokens)])
+            _counted(np.concatenate([_pairs(piece, vocab_size) for piece in _pieces(split, tokens)]), vocab_size)
             for (split, _), tokens in zip(splits, taken, strict=True)
         ]
-        pairs, of_pair = np.unique(np.concatenate(found), return_inverse=True)
+        pairs, of_pair = np.unique(np.concatenate([seen for seen, _ in found]), return_inverse=True)
         # Each pair counts at least once, so that discounting leaves no count below zero.
-        times = np.repeat(rates / rates.min(), [len(of_split) for of_split in found])
-        counts = np.bincount(of_pair, weights=times)
+        times = [count * rate for (_, count), rate in zip(found, rates / rates.min(), strict=True)]
+        counts = np.bincount(of_pair, weights=np.concatenate(times))
         first, second = np.divmod(pairs, vocab_size)
         once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
         discount = (once + 1) / (once + 2 * twice + 2)  # + 1 and + 2: never 0, so that no probability is
@@ -99,6 +99,16 @@ def _pieces(split: Split, max_tokens: int) -> list[NDArray[np.integer]]:
     size = max_tokens // CHUNKS
     starts = np.linspace(0, split.tokens - size, CHUNKS, dtype=np.int64).tolist()
     return [split.read(start, start + size) for start in starts]
+
+
+def _counted(pairs: NDArray[np.int64], vocab_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each different pair, ascending, and how often it is there."""
+    if vocab_size**2 > len(pairs):
+        seen, counts = np.unique(pairs, return_counts=True)
+        return seen, counts
+    counts = np.bincount(pairs)  # of few different pairs, without sorting all
+    seen = np.flatnonzero(counts)
+    return seen, counts[seen]
 
 
 def _pairs(tokens: NDArray[np.integer], vocab_size: int) -> NDArray[np.int64]:
