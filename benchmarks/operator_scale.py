@@ -240,6 +240,21 @@ def create_all(create: Callable[[str], Any], names: list[str]) -> dict[str, floa
         return dict(pool.map(one, names))
 
 
+CONTROL_PLANE = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kwok")
+
+
+def control_plane_cpu() -> Counter[str]:
+    """CPU milliseconds so far of the control plane's processes on this machine; empty where it runs elsewhere."""
+    spent: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            name = Path(next(iter(process.cmdline()), "")).name
+            if name in CONTROL_PLANE:
+                times = process.cpu_times()
+                spent[name] += round((times.user + times.system) * 1000)
+    return spent
+
+
 def control(count: int) -> float:
     """Seconds until all pods of as many plain Deployments are ready; their own status may come later."""
     apps = api.AppsV1Api()
@@ -265,7 +280,9 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
     """Rows of the table for one number of jobs."""
     paused.clear()
     custom, core = api.CustomObjectsApi(), api.CoreV1Api()
+    plane = control_plane_cpu()
     deployments = control(count)
+    plane_of_control = control_plane_cpu() - plane
     with namespace(f"scale-jobs-{count}") as space:
         running = Watcher(
             f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
@@ -274,7 +291,7 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
         )
         pods = Watcher("/api/v1/namespaces/{namespace}/pods", space)
         operator = Operator(key, space)
-        before, cpu = operator.calls(), operator.cpu_seconds()
+        before, cpu, plane = operator.calls(), operator.cpu_seconds(), control_plane_cpu()
 
         def create(name: str) -> None:
             custom.create_namespaced_custom_object(GROUP, VERSION, space, PLURAL, job(name))
@@ -286,11 +303,13 @@ def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, 
         total = max(seen.values()) - start
         own = sorted(seen[name] - created[name] for name in created)
         used, calls = operator.cpu_seconds() - cpu, operator.calls() - before
+        plane_of_jobs = control_plane_cpu() - plane
         rows = [
             (f"{count} Deployments of {PODS_OF_A_JOB} pods ready", f"{deployments:.1f} s"),
             (f"{count} jobs Running", f"{total:.1f} s, {total / deployments:.2f} x the control"),
             ("a job's own time, p50 / p95", f"{own[count // 2]:.1f} / {own[int(count * 0.95)]:.1f} s"),
             ("operator's CPU per job", f"{used / count * 1000:.1f} ms"),
+            ("control plane's CPU per job, and per Deployment", _each(plane_of_jobs, plane_of_control, count)),
             ("memory, peak", f"{operator.memory('VmHWM'):.0f} MiB"),
             ("API calls per job", f"{sum(calls.values()) / count:.1f}: {_by_verb(calls, count)}"),
             ("conflicts", str(sum(n for (_, _, code), n in calls.items() if code == "409"))),
@@ -349,6 +368,13 @@ def _over(operator: Operator, seconds: int) -> str:
         f"{writes(operator.calls() - before)} writes, {sum(spent):.1f} CPU-s, at most {max(spent):.2f} in 5 s, "
         f"{operator.memory():.0f} MiB"
     )
+
+
+def _each(jobs: Counter[str], deployments: Counter[str], count: int) -> str:
+    parts = [
+        f"{name} {jobs[name] / count:.0f}, {deployments[name] / count:.0f}" for name in CONTROL_PLANE if jobs[name]
+    ]
+    return f"ms: {'; '.join(parts)}" if parts else "not on this machine"
 
 
 def _by_verb(calls: Counter[tuple[str, str, str]], count: int) -> str:

@@ -1,5 +1,6 @@
 """Training on a GPU. Each test is skipped where there is none; all other tests hide GPUs and train on the CPU."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from windlass.engine.local import start_run
+from windlass.engine.ray_local import RANKS_ENVIRONMENT
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.spec.job import LLMTrainingJob
 from windlass.spec.loading import dump_job
@@ -157,3 +159,14 @@ print(bool((targets["labels"].cpu() == torch.from_numpy(batch.labels)).all()))
 def test_a_batch_is_copied_while_the_gpu_computes(tmp_path: Path) -> None:
     idle, right = finish(COPY_WHILE_THE_GPU_IS_BUSY, tmp_path).split()
     assert (idle, right) == ("False", "True")
+
+
+def test_what_ranks_import_beforehand_leaves_open_which_gpu_they_get() -> None:
+    program = """
+import importlib, os, torch
+for module in os.environ["WINDLASS_RANK_IMPORTS"].split(","):
+    importlib.import_module(module)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as Ray sets it when a process becomes a rank
+raise SystemExit(torch.cuda.device_count())
+"""
+    subprocess.run([sys.executable, "-c", program], env=os.environ | RANKS_ENVIRONMENT, check=True)
