@@ -1,5 +1,6 @@
 """The machine a run is on: its device, memory and cores, and how they are shared by ranks."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -70,8 +71,10 @@ def this_machine() -> Machine:
 
 def environment(machine: Machine) -> dict[str, Any]:
     """What to know when a result is compared with another one: hardware and versions."""
-    packages = ("windlass", "torch", "ray", "numpy", "transformers", "lm_eval")
-    versions = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    versions = {}
+    for name in ("windlass", "torch", "ray", "numpy", "transformers", "lm_eval"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -79,5 +82,5 @@ def environment(machine: Machine) -> dict[str, Any]:
         "devices": machine.devices,
         "cores": cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "packages": {name: versions[name] for name in packages if name in versions},
+        "packages": versions,
     }
