@@ -95,9 +95,13 @@ def gpu(gpu_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(scope="session")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Starts processes as forks of one that has imported torch: a rank is there in a moment and can be killed alone."""
+    """Starts processes as forks of one that has imported torch: a rank is there in a moment and can be killed alone.
+
+    It has imported, too, what takes a rank seconds later: what the optimizer needs, transformers' models, lm_eval.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["windlass.engine.train_function"])
+    rank = ["windlass.engine.train_function", "torch._dynamo"]
+    context.set_forkserver_preload([*rank, "windlass.models.automodel", "lm_eval.tasks"])
     return context
 
 
@@ -144,7 +148,7 @@ class Ranks:
         """Wait until a step has been logged."""
         while self.step() < step:
             assert self.processes[0].is_alive(), self.log()
-            time.sleep(0.001)
+            time.sleep(0.005)
 
     def kill(self, rank: int, at_step: int) -> None:
         """SIGKILL one rank once a step has been logged, and the rest a moment later, as Ray does."""

@@ -3,12 +3,13 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from windlass.models.decoder import Decoder
 from windlass.models.generation import generate
@@ -53,5 +54,6 @@ def rank(index: int, rendezvous: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("processes")  # which have torch
 def test_a_sharded_decoder_has_the_same_weights_logits_and_text(tmp_path: Path) -> None:
-    spawn(rank, (tmp_path / "rendezvous",), nprocs=2)
+    start_processes(rank, (tmp_path / "rendezvous",), nprocs=2, start_method="forkserver")
