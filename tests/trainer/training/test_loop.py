@@ -1,5 +1,6 @@
 """The loop: precisions, memory-saving choices, steps whose loss is not finite, and what it writes down."""
 
+import logging
 import math
 import subprocess
 import sys
@@ -26,7 +27,7 @@ Train = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def train(tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob]) -> Iterator[Train]:
     """Trains the tiny job in this process, and returns its lines of metrics.jsonl."""
-    threads = torch.get_num_threads()
+    threads, level = torch.get_num_threads(), logging.root.level
 
     def train(name: str, *overrides: str) -> list[dict[str, Any]]:
         run = RunFolder(tmp_path / "runs" / name)
@@ -38,6 +39,7 @@ def train(tmp_path: Path, tiny_job: Callable[..., LLMTrainingJob]) -> Iterator[T
 
     yield train
     torch.set_num_threads(threads)
+    logging.root.setLevel(level)  # which ranks set for their process
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
