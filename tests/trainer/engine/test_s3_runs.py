@@ -50,9 +50,9 @@ def test_the_store_dies_and_returns_in_mid_run_and_the_losses_are_those_of_a_run
     tiny_job: MakeJob,
     curve: Callable[[Path], Any],
 ) -> None:
-    on_disk = ranks("disk", 1, "training.maxSteps=1500")
+    on_disk = ranks("disk", 1, "training.maxSteps=600")
     on_disk.start()
-    handle = start_run(tiny_job("training.maxSteps=1500", *in_bucket(store)), runs=tmp_path / "runs")
+    handle = start_run(tiny_job("training.maxSteps=600", *in_bucket(store)), runs=tmp_path / "runs")
     wait_for(lambda: last_step(handle, "checkpoint") > 0, handle)
     s3_server.kill()
     down_at = last_step(handle, "train")
@@ -68,7 +68,7 @@ def test_the_store_dies_and_returns_in_mid_run_and_the_losses_are_those_of_a_run
         "uri": f"{store}/checkpoints/step-{stopped['steps']:08d}-attempt-000001",
     }
 
-    again = start_run(tiny_job("training.maxSteps=1500", *in_bucket(store)), runs=tmp_path / "runs")
+    again = start_run(tiny_job("training.maxSteps=600", *in_bucket(store)), runs=tmp_path / "runs")
     result = again.wait(timeout=200)
     assert result is not None
     assert result["status"] == "Succeeded"

@@ -29,8 +29,6 @@ def test_a_job_trains_to_its_end_with_the_losses_of_windlass_run(
 def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undisturbed_run(
     pods: Callable[..., Any], ranks: Callable[..., Any], curve: Callable[[Path], Any]
 ) -> None:
-    undisturbed = ranks("undisturbed", 2, "training.maxSteps=3000")
-    undisturbed.start()
     job = pods("training.maxSteps=3000")
     job.wait_for(lambda: job.step() > 50)
 
@@ -69,7 +67,9 @@ def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undi
     reached = job.termination["progress"]["step"]
     assert job.termination["checkpoint"]["step"] == reached
     assert job.alive("worker-0"), "workers stay for the next head"
-    undisturbed.wait_for_step(reached)
+    undisturbed = ranks("undisturbed", 2, "training.maxSteps=3000")
+    undisturbed.start()
+    undisturbed.stop(at_step=reached)
     expected = undisturbed.curve()
     actual = curve(job.run.path)
     assert actual == {key: expected[key] for key in actual}
