@@ -61,9 +61,9 @@ def messages(handle: RunHandle, kind: str) -> list[str]:
 def test_a_rank_that_is_killed_is_recovered_without_being_asked_and_nothing_is_lost(
     start: Callable[..., RunHandle], ranks: Callable[..., Any], tiny_job: MakeJob, curve: Callable[[Path], Any]
 ) -> None:
-    undisturbed = ranks("undisturbed", 2, "training.maxSteps=300")
+    undisturbed = ranks("undisturbed", 2, "training.maxSteps=200")
     undisturbed.start()
-    handle = start(tiny_job("workers.replicas=2", "training.maxSteps=300"))
+    handle = start(tiny_job("workers.replicas=2", "training.maxSteps=200"))
     wait_for_step(handle.folder, 40)
     listening = [
         connection.laddr.ip
@@ -81,16 +81,16 @@ def test_a_rank_that_is_killed_is_recovered_without_being_asked_and_nothing_is_l
     assert curve(handle.folder) == undisturbed.curve()
     assert result is not None
     assert result["status"] == "Succeeded"
-    assert result["steps"] == 300
+    assert result["steps"] == 200
     assert not psutil.Process().children(recursive=True) or not rank_processes(handle)
 
 
 def test_a_run_whose_every_process_is_killed_continues_with_the_same_command(
     tmp_path: Path, ranks: Callable[..., Any], tiny_job: MakeJob, curve: Callable[[Path], Any]
 ) -> None:
-    undisturbed = ranks("undisturbed", 2, "training.maxSteps=300")
+    undisturbed = ranks("undisturbed", 2, "training.maxSteps=200")
     undisturbed.start()
-    (tmp_path / "job.yaml").write_text(tiny_job("workers.replicas=2", "training.maxSteps=300").to_yaml())
+    (tmp_path / "job.yaml").write_text(tiny_job("workers.replicas=2", "training.maxSteps=200").to_yaml())
     command = [sys.executable, "-m", "windlass", "run", "job.yaml"]
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     folder = tmp_path / "runs" / "tiny"
@@ -109,10 +109,10 @@ def test_a_run_whose_every_process_is_killed_continues_with_the_same_command(
 def test_a_driver_that_is_killed_is_started_again(
     start: Callable[..., RunHandle], ranks: Callable[..., Any], tiny_job: MakeJob, curve: Callable[[Path], Any]
 ) -> None:
-    undisturbed = ranks("undisturbed", 1, "training.maxSteps=600")
+    undisturbed = ranks("undisturbed", 1, "training.maxSteps=300")
     undisturbed.start()
-    handle = start(tiny_job("training.maxSteps=600"))
-    wait_for_step(handle.folder, 100)
+    handle = start(tiny_job("training.maxSteps=300"))
+    wait_for_step(handle.folder, 40)
     [driver] = [child for child in psutil.Process().children() if "windlass.engine.driver" in child.cmdline()]
     driver.kill()
     handle.wait(timeout=120)
@@ -140,8 +140,8 @@ def test_a_driver_that_hangs_is_started_again(start: Callable[..., RunHandle], t
 def test_a_stopped_run_continues_and_a_finished_one_says_so(
     start: Callable[..., RunHandle], ranks: Callable[..., Any], tiny_job: MakeJob, curve: Callable[[Path], Any]
 ) -> None:
-    job = tiny_job("training.maxSteps=600")
-    undisturbed = ranks("undisturbed", 1, "training.maxSteps=600")
+    job = tiny_job("training.maxSteps=300")
+    undisturbed = ranks("undisturbed", 1, "training.maxSteps=300")
     undisturbed.start()
     handle = start(job)
     wait_for_step(handle.folder, 30)
@@ -152,7 +152,7 @@ def test_a_stopped_run_continues_and_a_finished_one_says_so(
     stopped = handle.wait(timeout=60)
     assert stopped is not None
     assert (handle.exit_code, stopped["status"]) == (130, "Stopped")
-    assert stopped["checkpoint"]["step"] == stopped["steps"] < 600
+    assert stopped["checkpoint"]["step"] == stopped["steps"] < 300
 
     again = start(job)
     assert again.wait(timeout=120)["status"] == "Succeeded"  # type: ignore[index]
@@ -161,7 +161,7 @@ def test_a_stopped_run_continues_and_a_finished_one_says_so(
 
     assert start(job).finished_before
     with pytest.raises(WindlassError, match=r"spec\.training\.optimizer\.learningRate: was 0\.01, now 0\.5"):
-        start(tiny_job("training.maxSteps=600", "training.optimizer.learningRate=0.5"))
+        start(tiny_job("training.maxSteps=300", "training.optimizer.learningRate=0.5"))
     assert not start(tiny_job("training.maxSteps=5", "training.schedule.warmupSteps=0"), restart=True).finished_before
 
 
