@@ -182,10 +182,10 @@ def raylet(node: "subprocess.Popen[str]") -> psutil.Process:
     return next(child for child in children if Path(child.exe()).name == "raylet")
 
 
-def at_work(node: "subprocess.Popen[str]") -> list[int]:
-    """The processes of a node that are in the middle of a unit."""
+def at_work(parent: psutil.Process) -> list[int]:
+    """The processes of a raylet that are in the middle of a unit."""
     found = []
-    for process in raylet(node).children():
+    for process in parent.children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.cmdline()[:1] == ["ray::_call"]:
                 found.append(process.pid)
@@ -194,13 +194,14 @@ def at_work(node: "subprocess.Popen[str]") -> list[int]:
 
 def stopped_at_work(node: "subprocess.Popen[str]") -> int:
     """Stop a process of the node in the middle of a unit with SIGSTOP, and return its id."""
-    until = time.monotonic() + PATIENCE
+    parent, until = raylet(node), time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        for pid in at_work(node):
+        for pid in at_work(parent):
             os.kill(pid, signal.SIGSTOP)
-            if pid in at_work(node):
+            if pid in at_work(parent):
                 return pid
             os.kill(pid, signal.SIGCONT)
+        time.sleep(0.005)
     raise TimeoutError("no process of the node was seen at work")
 
 
@@ -251,7 +252,7 @@ def test_an_interrupted_preparation_leaves_no_task_and_goes_on(
     assert ("Interrupted; the same command continues where it was." in said) == (code == 130)
     with contextlib.suppress(ProcessLookupError):
         os.kill(stopped, signal.SIGCONT)
-    while any(at_work(node) for node in cluster.nodes):
+    while any(at_work(raylet(node)) for node in cluster.nodes):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert not (tmp_path / "ray" / "manifest.json").exists()
