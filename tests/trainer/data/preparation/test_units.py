@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures._base import _AcquireFutures
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from windlass.data import prepare as preparation
 from windlass.data.preparation import unit, units
+from windlass.data.preparation.processes import completed
 from windlass.data.prepare import ensure_prepared, prepare
 from windlass.data.tokenizers import BytesTokenizer
 from windlass.errors import WindlassError
@@ -145,6 +148,19 @@ def test_ctrl_c_ends_the_processes_and_keeps_what_is_done(source: Path, tmp_path
     while subprocess.run(["pgrep", "-s", str(running.pid)], capture_output=True).stdout:  # no process of its own stays
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_ctrl_c_while_the_results_are_locked_leaves_none_of_them_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = _AcquireFutures.__enter__
+
+    def interrupted(locks: _AcquireFutures) -> None:
+        lock(locks)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_AcquireFutures, "__enter__", interrupted)
+    with pytest.raises(KeyboardInterrupt), ThreadPoolExecutor(1) as executor:  # which waits for its tasks
+        list(completed(executor, 1, abs, range(9), lambda: None))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_source_that_changes_while_it_is_read_leaves_no_corpus(

@@ -33,8 +33,8 @@ def completed(
 ) -> Generator[Result, None, None]:
     """Yield function(task) of each task as it completes, in this process where there is no executor.
 
-    `tick` is called about once a second; what it raises ends the work. Once closed it leaves no task behind that could
-    still be cancelled. Raises OutOfMemory when a worker was killed.
+    `tick` is called about once a second; what it raises ends the work, and so does Ctrl-C, at that time. Once closed it
+    leaves no task behind that could still be cancelled. Raises OutOfMemory when a worker was killed.
     """
     if executor is None:
         for task in tasks:
@@ -42,21 +42,41 @@ def completed(
             yield function(task)
         return
     todo, running = iter(tasks), set[Future[Result]]()
+    with _late_interrupt() as interrupted:
+        try:
+            while True:
+                running |= {executor.submit(function, task) for task in islice(todo, _WAITING * workers - len(running))}
+                if not running:
+                    return
+                done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                if interrupted.is_set():
+                    return
+                tick()
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            message = "a process of the preparation was killed, perhaps because memory ran out"
+            raise WindlassError("OutOfMemory", f"{message}; run again to continue, with fewer --workers") from error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+@contextlib.contextmanager
+def _late_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, and raises KeyboardInterrupt at the end: raised amid `wait`, it leaves futures locked."""
+    interrupted = threading.Event()
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupted  # somebody else sees to it
+        return
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        while True:
-            running |= {executor.submit(function, task) for task in islice(todo, _WAITING * workers - len(running))}
-            if not running:
-                return
-            done, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-            tick()
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        message = "a process of the preparation was killed, perhaps because memory ran out"
-        raise WindlassError("OutOfMemory", f"{message}; run again to continue, with fewer --workers") from error
+        yield interrupted
     finally:
-        for future in running:
-            future.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
