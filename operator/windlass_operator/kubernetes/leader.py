@@ -160,12 +160,27 @@ class LeaderElection:
         return await self._client.merge_patch(LEASES, self._namespace, self._name, patch)
 
     async def _release(self) -> None:
-        """Give the lease back, if it is held."""
-        if not (self.leading and self._own):
+        """Give the lease back, if it is held; where a renewal was on its way, it is read before."""
+        if not self.leading:
             return
         self._until = 0.0
         try:
-            async with asyncio.timeout(self._renew_every):
-                await self._write(None, 1.0)
+            async with asyncio.timeout(self._duration / 3):
+                while not await self._given_back():
+                    self._own = False
         except (ApiError, Unreachable, TimeoutError) as error:
             logger.info("the lease %s/%s was not given back: %s", self._namespace, self._name, error)
+
+    async def _given_back(self) -> bool:
+        """Whether it is no more this process's; False where it has changed meanwhile."""
+        if not self._own:
+            await self._look()
+        if self._lease is None or self._lease["spec"].get("holderIdentity") != self._identity:
+            return True
+        try:
+            await self._write(None, 1.0)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        return True

@@ -157,3 +157,20 @@ def test_work_that_fails_ends_the_leadership_and_gives_the_lease_back(api_server
             assert done == ["b"]
 
     asyncio.run(main())
+
+
+def test_a_lease_is_given_back_in_the_middle_of_a_renewal_too(api_server: ApiServer) -> None:
+    async def main() -> None:
+        namespace = api_server.namespace()
+        async with api_server.client() as client:
+            election = LeaderElection(client, namespace=namespace, name="lease", identity="a", renew_every=0.05)
+            task = asyncio.create_task(election.run(lambda: asyncio.sleep(3600)))
+            async with asyncio.timeout(60):
+                while not election.leading or election._own:
+                    await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            lease: Any = await client.get(LEASES, namespace, "lease")
+            assert "holderIdentity" not in lease["spec"]
+
+    asyncio.run(main())
