@@ -1,6 +1,8 @@
 """Machines that are lost: a job goes on smaller and grows back, or elsewhere, and says what happened meanwhile."""
 
+import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -41,6 +43,14 @@ def on_node(job: dict[str, Any], role: str, node: str) -> None:
     job["spec"][role]["template"]["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
 
 
+def _silent_after(moment: datetime) -> float:
+    """Seconds from `moment` until node2's condition Ready became Unknown."""
+    ready = '{.status.conditions[?(@.type=="Ready")]}'
+    condition = json.loads(kubectl("get", "node", "node2", "-o", f"jsonpath={ready}"))
+    assert condition["status"] == "Unknown"
+    return (datetime.fromisoformat(condition["lastTransitionTime"]) - moment).total_seconds()
+
+
 def test_a_job_goes_on_smaller_without_a_node_and_grows_back(cluster: Cluster, nodes: None) -> None:
     job = small_job(cluster, "elastic", maxSteps=100000, globalBatchSize=64, microBatchSize=16)
     job["spec"]["workers"]["minReplicas"] = 1
@@ -56,7 +66,8 @@ def test_a_job_goes_on_smaller_without_a_node_and_grows_back(cluster: Cluster, n
         lambda: any(failure["reason"] == "NodeLost" for failure in cluster.status("elastic").get("failures", [])),
         40,
     )
-    print(f"a node is lost: the status says NodeLost after {(now() - moment).total_seconds():.1f} s")
+    said, noticed = (now() - moment).total_seconds(), _silent_after(moment)
+    print(f"a node is lost: the status says NodeLost after {said:.1f} s; Kubernetes noticed after {noticed:.0f} s")
     recovered(cluster, "elastic", "a node is lost, the job goes on smaller", moment)
     assert cluster.status("elastic")["workers"] == {"desired": 2, "ready": 1}
 

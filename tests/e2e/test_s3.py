@@ -28,9 +28,9 @@ spec:
   data:
     prepare: {{sources: [{{uri: "{bucket}/raw/*.txt"}}]}}
     train: [{{uri: "{bucket}/corpus"}}]
-  training: {{maxSteps: 200, globalBatchSize: 4, optimizer: {{learningRate: 1e-2}}}}
-  checkpoints: {{uri: "{bucket}/checkpoints", everySteps: 50}}
-  evaluation: {{everySteps: 100, maxTokens: 256}}
+  training: {{maxSteps: 80, globalBatchSize: 4, optimizer: {{learningRate: 1e-2}}}}
+  checkpoints: {{uri: "{bucket}/checkpoints", everySteps: 20}}
+  evaluation: {{everySteps: 40, maxTokens: 256}}
   workers: {{replicas: 2}}
 """
 
@@ -96,7 +96,7 @@ def test_a_run_stopped_in_the_middle_continues_from_its_checkpoint_in_the_bucket
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Continuing from the checkpoint of step" in second.stdout
     records = [json.loads(line) for line in (place / "runs/plays/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, 201))
+    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, 81))
     assert s3.glob(f"{bucket}/checkpoints/step-*/commit.json")
     assert not (place / "runs/plays/checkpoints").exists()
     assert not (place / "corpora").exists()

@@ -92,9 +92,10 @@ class RayLocal:
             logging_level=logging.WARNING,
             _node_ip_address=ADDRESS,
         )
-        # They have registered, or Ray would not be here; those that Ray cannot use yet would be started once more.
-        deadline = time.monotonic() + PRESTART_SECONDS
-        while len(state.workers()) < self._ranks and time.monotonic() < deadline:  # type: ignore[no-untyped-call]
+        # They have registered, or Ray would not be here; those that it cannot use yet it would start once more. Ray
+        # starts no more at a time than there are cores.
+        started, deadline = min(self._ranks, os.cpu_count() or 1), time.monotonic() + PRESTART_SECONDS
+        while len(state.workers()) < started and time.monotonic() < deadline:  # type: ignore[no-untyped-call]
             time.sleep(POLL_SECONDS)
 
     def fit(self, settings: "RankSettings") -> None:
