@@ -255,8 +255,11 @@ def control_plane_cpu() -> Counter[str]:
     return spent
 
 
-def control(count: int) -> float:
-    """Seconds until all pods of as many plain Deployments are ready; their own status may come later."""
+def control(count: int) -> tuple[float, Counter[str]]:
+    """Seconds until all pods of as many plain Deployments are ready, and the control plane's CPU milliseconds.
+
+    The Deployments' own status may come later.
+    """
     apps = api.AppsV1Api()
     with namespace(f"scale-control-{count}") as space:
         ready = Watcher(
@@ -267,22 +270,20 @@ def control(count: int) -> float:
                 for condition in item["status"].get("conditions", [])
             ),
         )
-        start = time.monotonic()
+        start, plane = time.monotonic(), control_plane_cpu()
         create_all(
             lambda name: apps.create_namespaced_deployment(space, deployment(name)),  # type: ignore[arg-type]  # as JSON
             [f"c{i}" for i in range(count)],
         )
         until("all their pods are ready", lambda: len(ready.reached("c")) == count * PODS_OF_A_JOB)
-        return max(ready.reached("c").values()) - start
+        return max(ready.reached("c").values()) - start, control_plane_cpu() - plane
 
 
 def measure(count: int, idle: int, key: Path, paused: Event) -> list[tuple[str, str]]:
     """Rows of the table for one number of jobs."""
     paused.clear()
     custom, core = api.CustomObjectsApi(), api.CoreV1Api()
-    plane = control_plane_cpu()
-    deployments = control(count)
-    plane_of_control = control_plane_cpu() - plane
+    deployments, plane_of_control = control(count)
     with namespace(f"scale-jobs-{count}") as space:
         running = Watcher(
             f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
