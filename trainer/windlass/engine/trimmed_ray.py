@@ -38,8 +38,7 @@ class TrimmedNode(Node):
         With `shutdown_at_exit` the node ends with this process, on SIGTERM too; only the main thread can have that.
         """
         # A raylet waits for its agents to say their ports, unless it is told. Nobody will listen there.
-        self._agent_ports = _free_ports(address, 4)
-        listen, metrics, export, environments = self._agent_ports
+        self._listen_port, metrics, export, environments = _free_ports(address, 4)
         given = RayParams(
             node_ip_address=address,
             temp_dir=temp_dir,
@@ -48,7 +47,7 @@ class TrimmedNode(Node):
             include_log_monitor=False,  # type: ignore[arg-type]  # declared str
             no_monitor=True,
             resource_isolation_config=ResourceIsolationConfig(),
-            dashboard_agent_listen_port=listen,
+            dashboard_agent_listen_port=self._listen_port,
             metrics_agent_port=metrics,
             metrics_export_port=export,
             runtime_env_agent_port=environments,
@@ -61,7 +60,7 @@ class TrimmedNode(Node):
 
     def start_raylet(self, *arguments: Any, **options: Any) -> None:
         """Say the one port that the raylet waits for although it is known beforehand, and start no agents."""
-        persist_port(self._session_dir, self._node_id, LISTEN_PORT, self._agent_ports[0])
+        persist_port(self._session_dir, self._node_id, LISTEN_PORT, self._listen_port)
         services.start_ray_process = _start_trimmed  # type: ignore[assignment]
         try:
             super().start_raylet(*arguments, **options)
