@@ -40,7 +40,7 @@ class LeaderElection:
         namespace: str,
         name: str,
         identity: str,
-        duration: float = 15.0,
+        duration: float = 9.0,
         renew_every: float = 2.0,
     ) -> None:
         """`identity` names this process to people, as the pod's name does; `duration` and `renew_every` in seconds."""
