@@ -94,9 +94,11 @@ class Cluster:
         return dict(listed[0]) if listed else None
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """What the head has of metrics.jsonl; empty while there is no head that has any."""
+        """What the head has of events.jsonl and metrics.jsonl; empty while there is no head that has any."""
+        files = [f"/tmp/run/{name}/{file}.jsonl" for file in ("events", "metrics")]
+        lines = ["grep", "-h", "kind", *files]  # all; unlike cat, it ends one that is being written
         done = subprocess.run(
-            ["kubectl", "-n", NAMESPACE, "exec", f"{name}-head", "--", "cat", f"/tmp/run/{name}/metrics.jsonl"],
+            ["kubectl", "-n", NAMESPACE, "exec", f"{name}-head", "--", *lines],
             capture_output=True,
             text=True,
             check=False,
@@ -137,6 +139,11 @@ class Cluster:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def times(records: list[dict[str, Any]], kind: str) -> list[datetime]:
+    """When the records of a kind were written."""
+    return [datetime.fromisoformat(record["time"]) for record in records if record["kind"] == kind]
 
 
 def pod_template(role: str, **spec: Any) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from tests.e2e.cluster import NAMESPACE, Cluster, small_job, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 JOB = "commands"
+STEPS = 600
+"""So many that the job still trains when it is suspended, and when it is resumed."""
 
 
 @pytest.fixture(scope="module")
 def file(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job file; JSON is YAML."""
     path = tmp_path_factory.mktemp("commands") / "job.yaml"
-    path.write_text(json.dumps(small_job(cluster, JOB, maxSteps=300)))
+    path.write_text(json.dumps(small_job(cluster, JOB, maxSteps=STEPS)))
     return path
 
 
@@ -34,7 +36,7 @@ def test_a_job_goes_from_submit_to_its_end_by_the_commands_alone(cluster: Cluste
     assert f"{JOB} in namespace {NAMESPACE}: would be created" in windlass("submit", str(file), "--dry-run")
     assert "created" in windlass("submit", str(file), "--no-watch")
     cluster.wait_for_phase(JOB, "Running")
-    wait_for("steps in the status", lambda: (cluster.status(JOB).get("progress") or {}).get("step"))
+    wait_for("the first step", lambda: cluster.steps(JOB))  # in the status it may be 5 s later
 
     suspended = windlass("suspend", JOB)
     assert f"{JOB} is suspended at step" in suspended
@@ -52,13 +54,13 @@ def test_a_job_goes_from_submit_to_its_end_by_the_commands_alone(cluster: Cluste
 
     watched = windlass("submit", str(file))
     assert "unchanged" in watched
-    assert f"{JOB} finished after 300 steps" in watched
+    assert f"{JOB} finished after {STEPS} steps" in watched
     status = cluster.status(JOB)
     assert status["attempt"] == 2
     assert status["restarts"]["infrastructure"] == 0, "a pause is no failure"
     metrics = cluster.store.cat_file(f"{cluster.bucket}/runs/{JOB}/metrics.jsonl").decode()
     steps = [record["step"] for record in map(json.loads, metrics.splitlines()) if record["kind"] == "train"]
-    assert steps == list(range(1, 301)), "nothing is done twice"
+    assert steps == list(range(1, STEPS + 1)), "nothing is done twice"
     assert f"{JOB}  " in windlass("status")
 
 

@@ -179,8 +179,11 @@ def test_an_upgrade_of_the_chart_leaves_running_jobs_alone(cluster: Cluster, ste
         *("helm", "upgrade", "windlass", ROOT / "charts/windlass", "--reuse-values", "--wait", "--timeout", "120s"),
         *("--namespace", RELEASE_NAMESPACE, "--set", "logLevel=DEBUG"),
     )
-    step = cluster.steps("steady")[-1][1]
-    wait_for("steps after the upgrade", lambda: cluster.steps("steady")[-1][1] > step + 5)
+    step = wait_for("a step", lambda: cluster.steps("steady"))[-1][1]
+    wait_for(
+        "the new operator tells of steps after the upgrade",
+        lambda: cluster.status("steady").get("progress", {}).get("step", 0) > step + 5,
+    )
     assert {pod["metadata"]["uid"]: _restarts(pod) for pod in cluster.pods("steady")} == before
 
 

@@ -19,6 +19,8 @@ pytestmark = [
     ),
 ]
 
+STEPS = 500
+"""So many that the run still trains when its first checkpoint has been told of."""
 JOB = """\
 apiVersion: windlass.dev/v1alpha1
 kind: LLMTrainingJob
@@ -28,7 +30,7 @@ spec:
   data:
     prepare: {{sources: [{{uri: "{bucket}/raw/*.txt"}}]}}
     train: [{{uri: "{bucket}/corpus"}}]
-  training: {{maxSteps: 80, globalBatchSize: 4, optimizer: {{learningRate: 1e-2}}}}
+  training: {{maxSteps: {steps}, globalBatchSize: 4, optimizer: {{learningRate: 1e-2}}}}
   checkpoints: {{uri: "{bucket}/checkpoints", everySteps: 20}}
   evaluation: {{everySteps: 40, maxTokens: 256}}
   workers: {{replicas: 2}}
@@ -52,7 +54,7 @@ def bucket(s3: s3fs.S3FileSystem) -> str:
 @pytest.fixture(scope="module")
 def place(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("s3")
-    (folder / "job.yaml").write_text(JOB.format(bucket=bucket))
+    (folder / "job.yaml").write_text(JOB.format(bucket=bucket, steps=STEPS))
     return folder
 
 
@@ -96,7 +98,7 @@ def test_a_run_stopped_in_the_middle_continues_from_its_checkpoint_in_the_bucket
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Continuing from the checkpoint of step" in second.stdout
     records = [json.loads(line) for line in (place / "runs/plays/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, 81))
+    assert [record["step"] for record in records if record["kind"] == "train"] == list(range(1, STEPS + 1))
     assert s3.glob(f"{bucket}/checkpoints/step-*/commit.json")
     assert not (place / "runs/plays/checkpoints").exists()
     assert not (place / "corpora").exists()

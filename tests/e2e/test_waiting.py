@@ -40,7 +40,7 @@ def test_what_keeps_pods_from_starting_is_in_a_condition(cluster: Cluster) -> No
     for name, (_, reason, words) in jobs.items():
         condition = wait_for(
             f"{name} says {reason}",
-            lambda name=name, reason=reason: (c := cluster.condition(name, "PodsReady"))["reason"] == reason and c,  # type: ignore[misc]
+            lambda name=name, reason=reason: (c := cluster.condition(name, "PodsReady")).get("reason") == reason and c,  # type: ignore[misc]
             60,
         )
         print(f"{name}: {reason} {time.monotonic() - start:.1f} s after kubectl apply: {condition['message']}")
