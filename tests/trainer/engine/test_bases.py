@@ -71,7 +71,7 @@ def test_continued_pretraining_killed_and_resumed_has_the_losses_of_an_undisturb
 def test_a_run_keeps_the_checkpoint_that_it_began_from_when_its_base_goes_on(
     base: Any, ranks: Callable[..., Any], tmp_path: Path
 ) -> None:
-    overrides = ("model={from: 'run://base'}", "training.maxSteps=20")
+    overrides = ("model={from: 'run://base'}", "training.maxSteps=20", "checkpoints.everySteps=20")
     undisturbed = ranks("undisturbed", 1, *overrides)
     undisturbed.start_with_job_file()
     undisturbed.wait()

@@ -123,10 +123,11 @@ def test_a_driver_that_is_killed_is_started_again(
 
 
 def test_a_driver_that_hangs_is_started_again(start: Callable[..., RunHandle], tiny_job: MakeJob) -> None:
-    handle = start(tiny_job("training.maxSteps=100000", "lifecycle.hangTimeoutSeconds=3"))
+    long_steps = ("training.maxSteps=100000", "training.globalBatchSize=120")
+    handle = start(tiny_job(*long_steps, "lifecycle.hangTimeoutSeconds=3"))
     wait_for_step(handle.folder, 10)
     [driver] = [child for child in psutil.Process().children() if "windlass.engine.driver" in child.cmdline()]
-    driver.suspend()  # the clock of its watch goes on
+    driver.suspend()  # the clock of its watch goes on; the watch ends it before its next step says that it is alive
     time.sleep(4)
     driver.resume()
     until = time.monotonic() + 60

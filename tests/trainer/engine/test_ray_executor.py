@@ -51,6 +51,15 @@ with ray_executor(sys.argv[1]) as executor:
     print(repr(executor.submit(os._exit, 1).exception()))
 """
 
+ALL_LOST = """
+import sys, time
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+while any(node["Alive"] and node["Resources"].get("CPU") for node in ray.nodes()):
+    time.sleep(0.1)
+"""
+"""Ends when Ray knows of no node with a CPU any more: of one that was killed, it hears after seconds."""
+
 
 class Cluster:
     """A Ray cluster whose head has no CPU, and nodes of one CPU each, with addresses of their own."""
@@ -304,6 +313,7 @@ def node_apart(whole_cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     for node in list(whole_cluster.nodes):
         whole_cluster.remove_node(node)
+    ended(whole_cluster.run(ALL_LOST, whole_cluster.address))
     mounted = f'mount -t tmpfs tmpfs {folder} && exec "$@"'
     whole_cluster.add_node("unshare", "--mount", "sh", "-c", mounted, "sh")
     yield folder

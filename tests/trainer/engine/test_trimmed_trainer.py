@@ -19,17 +19,21 @@ def meet():
     return f"the place of {ray.train.get_context().get_world_rank()}"
 
 def write(config, place):
-    with open(f"{config['out']}/{ray.train.get_context().get_world_rank()}", "w") as file:
+    rank = ray.train.get_context().get_world_rank()
+    with open(f"{config['out']}/{rank}", "w") as file:
         file.write(place)
+    started = psutil.Process(config["driver"]).children(recursive=True)  # all ranks among them, which end soon
+    with open(f"{config['out']}/started-{rank}", "w") as file:
+        file.write(str(sorted({process.name()[:10].rstrip("3.1") for process in started})))
 
 node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdown_at_exit=True, num_cpus=2)
 ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
 for ranks in (2, 3):
     try:
-        fit(write, {"out": sys.argv[1]}, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
+        config = {"out": sys.argv[1], "driver": os.getpid()}
+        fit(write, config, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
     except WindlassError as error:
         print(error.reason, error.retryable, error)
-    print(ranks, sorted({process.name()[:10].rstrip("3.1") for process in psutil.Process().children(recursive=True)}))
 ray.shutdown()
 node.kill_all_processes(check_alive=False, allow_graceful=True)
 """
@@ -46,6 +50,7 @@ def test_ranks_meet_and_ranks_that_find_no_room_are_a_failure_that_the_driver_he
         )
     assert done.returncode == 0, done.stderr
     # "python" are those in the place of Ray's agents.
-    assert "2 ['gcs_server', 'python', 'ray::RayTr', 'raylet']" in done.stdout, "nothing else has started"
+    started = (tmp_path / "started-0").read_text()
+    assert started == "['gcs_server', 'python', 'ray::RayTr', 'raylet']", "nothing else has started"
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["the place of 0"] * 2
     assert "RankFailed True The ranks did not start" in done.stdout, done.stderr

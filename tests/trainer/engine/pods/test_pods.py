@@ -29,7 +29,7 @@ def test_a_job_trains_to_its_end_with_the_losses_of_windlass_run(
 def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undisturbed_run(
     pods: Callable[..., Any], ranks: Callable[..., Any], curve: Callable[[Path], Any]
 ) -> None:
-    job = pods("training.maxSteps=3000")
+    job = pods("training.maxSteps=100000")
     job.wait_for(lambda: job.step() > 50)
 
     job.wait_for(lambda: all(job.processes(worker, "ray::IDLE") for worker in ("worker-0", "worker-1")))
@@ -67,7 +67,7 @@ def test_killed_ranks_workers_and_heads_are_recovered_with_the_losses_of_an_undi
     reached = job.termination["progress"]["step"]
     assert job.termination["checkpoint"]["step"] == reached
     assert job.alive("worker-0"), "workers stay for the next head"
-    undisturbed = ranks("undisturbed", 2, "training.maxSteps=3000")
+    undisturbed = ranks("undisturbed", 2, "training.maxSteps=100000")
     undisturbed.start()
     undisturbed.stop(at_step=reached)
     expected = undisturbed.curve()
