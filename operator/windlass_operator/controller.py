@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from windlass.errors import WindlassError
-from windlass.spec.crd import GROUP, PLURAL, VERSION
-from windlass.spec.job import KIND
+from windlass.spec.job import GROUP, KIND, PLURAL, VERSION
 from windlass.spec.status import JobStatus
 from windlass_operator.desired.objects import support_objects
 from windlass_operator.desired.pods import cleanup_pod, head_pod, worker_pod
@@ -146,6 +146,8 @@ class Controller:
         self.queue.add((metadata["namespace"], metadata["name"]), last=is_new)
 
     def _pod_changed(self, old: Object | None, new: Object | None) -> None:
+        if not self.synced:
+            return  # every job is looked at when all is known
         pod = new or old
         assert pod is not None
         if new is None:
@@ -217,17 +219,18 @@ class Controller:
         observed = await self._observe(job)
         now = datetime.now(UTC)
         decision = decide(job, observed, now)
-        before, events = job, decision.events
-        if decision.status == job.status:
-            pass
-        elif decision.can_wait and (seconds := self._still_waits(job)):
+        tells, events = decision.status != job.status, decision.events
+        if tells and decision.can_wait and (seconds := self._still_waits(job)):
             self.queue.add_after(key, seconds)
-            events = ()
-        else:
-            self._put_off.pop(job.uid, None)
-            job = await self._write_status(job, decision.status)
-            self.queue.add(key)  # own writes wake nobody: what follows from the new status is seen at the next look
-            self.metrics.count(before, decision.status, now)
+            tells, events = False, ()
+        before: list[Awaitable[Any]] = []
+        if EnsureSupport() in decision.actions:
+            before.append(self._ensure_support(job))
+        if tells:
+            before.append(self._tell(job, decision.status, now))
+        done = await _all(before)
+        if tells:
+            job = done[-1]
         refused = await self._act(job, decision.actions)
         for event in events:
             await self._client.create(EVENTS, event_object(job, event, now, self._instance))
@@ -235,7 +238,7 @@ class Controller:
             self.queue.add_after(key, decision.again_after)
         if refused:
             return "refused"
-        return "wrote" if job is not before or decision.actions else "nothing"
+        return "wrote" if tells or decision.actions else "nothing"
 
     def _still_waits(self, job: Job) -> float:
         """Seconds for which a status that can wait is not written yet."""
@@ -296,9 +299,10 @@ class Controller:
         newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
         self._mount_failures[metadata["uid"]] = time.monotonic(), newest.get("message", "")
 
-    async def _write_status(self, job: Job, status: JobStatus) -> Job:
+    async def _tell(self, job: Job, status: JobStatus, now: datetime) -> Job:
         """Write the whole status; a 409 says that it was decided on an older state of the job than there is."""
         metadata = job.resource["metadata"]
+        self._put_off.pop(job.uid, None)
         written = await self._client.apply(
             JOBS,
             {
@@ -311,19 +315,16 @@ class Controller:
             subresource="status",
         )
         self.jobs.remember(written)
+        self.queue.add(job.key)  # own writes wake nobody: what follows from the new status is seen at the next look
+        self.metrics.count(job, status, now)
         return Job(written)
 
     async def _act(self, job: Job, actions: Sequence[Action]) -> bool:
-        """Do everything that was decided: support first, then pods side by side. Returns whether a pod was refused."""
+        """Do what was decided, side by side, once support and status are written. Returns whether a pod was refused."""
         creates = any(isinstance(action, CreateHead | CreateWorker | CreateCleanup) for action in actions)
         if creates:
             self._refusals.pop(job.uid, None)
-        if any(isinstance(action, EnsureSupport) for action in actions):
-            await self._ensure_support(job)
-        done = await asyncio.gather(*(self._do(job, action) for action in actions), return_exceptions=True)
-        errors = [error for error in done if isinstance(error, BaseException)]
-        if errors:
-            raise errors[0]
+        await _all([self._do(job, action) for action in actions])
         return creates and job.uid in self._refusals
 
     async def _do(self, job: Job, action: Action) -> None:
@@ -348,7 +349,7 @@ class Controller:
             for item in support_objects(job, self._settings)
             if item["kind"] != "ServiceAccount" or job.namespace not in self._accounts
         ]
-        await asyncio.gather(*(self._client.apply(resource_of(item), item, manager=MANAGER) for item in objects))
+        await _all([self._client.apply(resource_of(item), item, manager=MANAGER) for item in objects])
         self._accounts.add(job.namespace)
 
     async def _create(self, job: Job, make: Callable[[], Object]) -> None:
@@ -380,3 +381,12 @@ class Controller:
         if patched["metadata"].get("deletionTimestamp") is None or present:
             self.jobs.remember(patched)
             self.queue.add(job.key)
+
+
+async def _all(steps: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Take steps side by side; their results, or the first error once all of them have ended."""
+    done = await asyncio.gather(*steps, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return done

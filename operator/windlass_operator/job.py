@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from windlass.spec.job import JobSpec, LLMTrainingJob
+from windlass.spec.job import GROUP, JobSpec, LLMTrainingJob
 from windlass.spec.problems import InvalidJob
 from windlass.spec.status import JobStatus
 from windlass.spec.validation import validate
@@ -15,7 +15,6 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
 
-GROUP = "windlass.dev"
 JOB_LABEL = f"{GROUP}/job"
 """On every object of a job: the job's name."""
 ROLE_LABEL = "app.kubernetes.io/component"
@@ -83,14 +82,18 @@ class Job:
 
     @cached_property
     def _validated(self) -> tuple[LLMTrainingJob | None, str]:
-        """The job and what is wrong with it; the API server's schema can't check everything."""
+        """The job and what is wrong with it; the API server's schema can't check everything.
+
+        Rules between fields are for jobs that have not started: those of a newer operator may be stricter, and what may
+        change of a job that runs is checked by the API server.
+        """
         value = {
             "apiVersion": self.resource["apiVersion"],
             "kind": self.resource["kind"],
             "metadata": {"name": self.name, "namespace": self.namespace, "labels": self.labels},
             "spec": self.resource.get("spec"),
         }
-        job, problems = validate(value, cluster=True)
+        job, problems = validate(value, cluster=True, rules=self.status.attempt == 0)
         return job, str(InvalidJob(problems)) if problems else ""
 
     @property

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.operator.api_server import ApiServer
 
-from windlass.spec.crd import PLURAL, crd
-from windlass.spec.job import API_VERSION
+from windlass.spec.crd import crd
+from windlass.spec.job import API_VERSION, PLURAL
 from windlass.spec.status import JobStatus
 
 Object = dict[str, Any]

@@ -28,6 +28,16 @@ def test_a_job_that_cannot_run_fails_with_the_words_that_mend_it_and_gets_no_pod
     assert cluster.events == ["Failed"]
 
 
+def test_a_job_that_runs_goes_on_when_a_rule_between_fields_becomes_stricter() -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.run()
+    cluster.say("Running")
+    cluster.edit("training", globalBatchSize=3)  # stands for what was allowed when the job started
+    cluster.reconcile()
+    assert cluster.phase == "Running"
+
+
 def test_a_job_goes_from_nothing_to_its_result() -> None:
     cluster = Cluster()
     cluster.reconcile()

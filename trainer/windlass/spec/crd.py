@@ -12,13 +12,11 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from windlass.spec.cluster import cluster_rules
-from windlass.spec.job import API_VERSION, KIND, LLMTrainingJob
+from windlass.spec.job import GROUP, KIND, PLURAL, VERSION, LLMTrainingJob
 from windlass.spec.presets import PRESETS
 from windlass.spec.rules import Rule, rules
 from windlass.spec.status import JobStatus
 
-GROUP, VERSION = API_VERSION.split("/")
-PLURAL = "llmtrainingjobs"
 _COPIED = ("format", "pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "enum")
 _COLUMNS = [
     # name, type, path, priority: 0 is always shown, 1 with -o wide

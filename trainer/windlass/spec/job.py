@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 API_VERSION: Final = "windlass.dev/v1alpha1"
+GROUP, VERSION = API_VERSION.split("/")
 KIND: Final = "LLMTrainingJob"
+PLURAL: Final = "llmtrainingjobs"
 TEMPLATES: Final = ("Alpaca", "ChatML", "Llama3")
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"  # that of a Service
 

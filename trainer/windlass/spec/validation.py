@@ -48,10 +48,10 @@ _STAND_INS: dict[Keys, Any] = {
 """What takes the place of a required field that is wrong, so that the rules can run on the others."""
 
 
-def validate(value: Any, *, cluster: bool = False) -> tuple[LLMTrainingJob | None, list[Problem]]:
+def validate(value: Any, *, cluster: bool = False, rules: bool = True) -> tuple[LLMTrainingJob | None, list[Problem]]:
     """The job that plain values describe, and all that is wrong with it; it is only good without problems.
 
-    With `cluster`, the rules of jobs on a cluster count as well.
+    With `cluster`, the rules of jobs on a cluster count as well. Without `rules`, each field is looked at by itself.
     """
     if not isinstance(value, dict):
         shape = "empty" if value is None else _shown(value)
@@ -71,7 +71,7 @@ def validate(value: Any, *, cluster: bool = False) -> tuple[LLMTrainingJob | Non
         left_out.update(path for problem in found for path in (problem.path, *problem.about))
     else:
         left_out = set()
-    if job is not None:
+    if job is not None and rules:
         found += [problem for problem in check(job, cluster=cluster) if not _concerns(problem, left_out)]
     return job, found
 

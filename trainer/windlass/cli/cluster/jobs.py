@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from windlass.cli.cluster.connection import Cluster, Object
 from windlass.cli.cluster.refusals import Refused
 from windlass.errors import WindlassError
-from windlass.spec.crd import PLURAL
-from windlass.spec.job import API_VERSION
+from windlass.spec.job import API_VERSION, PLURAL
 from windlass.spec.problems import did_you_mean
 
 MANAGER = "windlass"
