@@ -4,6 +4,7 @@ import pytest
 from tests.trainer.evaluation.judge_server import parts
 
 from windlass.evaluation.judge import ask_pair, ask_scores, reason, score, verdict
+from windlass.evaluation.judge_report import in_dollars
 from windlass.evaluation.questions import Question
 
 QUESTION = Question("1", ("What is 2 + 2?", "And times 3?"), None, ("4", "12"), "prompts.jsonl:1")
@@ -79,3 +80,10 @@ def test_a_grade_is_from_1_to_10(reply: str, expected: float | None) -> None:
 
 def test_a_reason_is_the_reply_without_its_verdict() -> None:
     assert reason("It says [[A]] itself.\nSo no.\n\n[[B]]\n") == "It says [[A]] itself.\nSo no."
+
+
+@pytest.mark.parametrize(
+    ("cost", "words"), [(0.0, "$0.00"), (0.0042, "less than $0.01"), (0.01, "$0.01"), (1234.5, "$1,234.50")]
+)
+def test_a_cost_that_is_paid_is_never_said_to_be_nothing(cost: float, words: str) -> None:
+    assert in_dollars(cost) == words

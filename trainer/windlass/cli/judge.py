@@ -15,7 +15,7 @@ from windlass.engine.answers import Sampling
 from windlass.engine.judge import Judging, find_judging, judge
 from windlass.errors import BAD_INPUT, DONE, WindlassError
 from windlass.evaluation.endpoint import Endpoint
-from windlass.evaluation.judge_report import FILE, PAGE, notes, rows
+from windlass.evaluation.judge_report import FILE, PAGE, in_dollars, notes, rows
 from windlass.evaluation.judging import Prices
 from windlass.evaluation.record import HEADER
 
@@ -88,7 +88,9 @@ def _name(model: str) -> str:
 def _confirm(judging: Judging, yes: bool) -> None:
     """Say what it takes and ask; where nobody can answer, --yes is the answer."""
     cost = judging.estimate
-    dollars = "; --price-in and --price-out say what that costs" if cost.dollars is None else f": ${cost.dollars:,.2f}"
+    dollars = (
+        "; --price-in and --price-out say what that costs" if cost.dollars is None else f": {in_dollars(cost.dollars)}"
+    )
     kept = f", beside {cost.kept:,} that are kept" if cost.kept else ""
     what = (
         f"{cost.requests:,} judgements by {judging.endpoint.model} at {judging.endpoint.url}{kept}: about "

@@ -12,6 +12,11 @@ SAMPLES = 3
 """Questions that the page shows of each outcome, or of the best and the worst grades."""
 
 
+def in_dollars(cost: float) -> str:
+    """A cost for people."""
+    return "less than $0.01" if 0 < cost < 0.01 else f"${cost:,.2f}"
+
+
 def rows(record: Record) -> Iterator[Row]:
     """A line for each number."""
     names = [model["name"] for model in record["models"]]
@@ -48,7 +53,7 @@ def notes(record: Record) -> Iterator[str]:
             f"{record['judge']['cut']:,} were cut at {record['judge']['max_tokens']:,} tokens (--judge-tokens)."
         )
     paid = record["judge"]
-    dollars = "" if paid["dollars"] is None else f", ${paid['dollars']:.2f}"
+    dollars = "" if paid["dollars"] is None else f", {in_dollars(paid['dollars'])}"
     yield (
         f"{paid['model']} judged, in {paid['replies']:,} replies: {paid['tokens_in']:,} tokens in, "
         f"{paid['tokens_out']:,} out{dollars}."

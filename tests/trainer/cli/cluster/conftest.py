@@ -35,7 +35,8 @@ class Command:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self.seen: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -57,6 +58,7 @@ class Command:
     def end(self) -> int:
         """Its exit code, once it has ended; all it printed is in `seen`."""
         code = self._process.wait(timeout=SECONDS)
+        self._reader.join(SECONDS)
         while not self._lines.empty():
             self.seen.append(self._lines.get())
         return code
