@@ -223,14 +223,12 @@ class Controller:
         if tells and decision.can_wait and (seconds := self._still_waits(job)):
             self.queue.add_after(key, seconds)
             tells, events = False, ()
-        before: list[Awaitable[Any]] = []
+        before: list[Awaitable[Any]] = [self._tell(job, decision.status, now)] if tells else []
         if EnsureSupport() in decision.actions:
             before.append(self._ensure_support(job))
-        if tells:
-            before.append(self._tell(job, decision.status, now))
         done = await _all(before)
         if tells:
-            job = done[-1]
+            job = done[0]
         refused = await self._act(job, decision.actions)
         for event in events:
             await self._client.create(EVENTS, event_object(job, event, now, self._instance))

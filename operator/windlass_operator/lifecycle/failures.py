@@ -76,11 +76,13 @@ def recorded(status: JobStatus, pod: Pod) -> Failure | None:
 
 def add(draft: Draft, news: Iterable[Failure]) -> None:
     """Merge failures into the record. The order is total, so that the same ten stay whoever tells them again."""
-    known = {_identity(failure) for failure in draft.status.failures}
-    fresh = [failure for failure in news if _identity(failure) not in known]
-    if fresh:
-        merged = sorted([*draft.status.failures, *fresh], key=lambda item: (moment(item), str(_identity(item))))
-        draft.status.failures = merged[-KEPT:]
+    record = {identity(failure): failure for failure in draft.status.failures}
+    for failure in news:
+        known = record.setdefault(identity(failure), failure)
+        if known.pod is None and failure.pod is not None:
+            record[identity(failure)] = failure.model_copy(update={"step": known.step})
+    merged = sorted(record.values(), key=lambda item: (moment(item), str(identity(item))))
+    draft.status.failures = merged[-KEPT:]
 
 
 def step_of(draft: Draft) -> int | None:
@@ -90,8 +92,8 @@ def step_of(draft: Draft) -> int | None:
 
 def unheard(draft: Draft) -> list[Failure]:
     """What this decision adds to the record."""
-    told = {_identity(failure) for failure in draft.job.status.failures}
-    return [failure for failure in draft.status.failures if _identity(failure) not in told]
+    told = {identity(failure) for failure in draft.job.status.failures}
+    return [failure for failure in draft.status.failures if identity(failure) not in told]
 
 
 def moment(failure: Failure) -> datetime:
@@ -100,5 +102,7 @@ def moment(failure: Failure) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _identity(failure: Failure) -> tuple[object, ...]:
-    return failure.attempt, failure.time, failure.reason, failure.pod, failure.rank
+def identity(failure: Failure) -> tuple[object, ...]:
+    """What makes it the same failure. Which rank died, and where, a head may hear after it has told of the failure."""
+    whose = (failure.reason, failure.pod) if failure.reason in POD_REASONS else ()
+    return failure.attempt, failure.time, *whose

@@ -64,10 +64,23 @@ def test_the_last_ten_failures_are_kept_in_order_and_each_once() -> None:
     assert cluster.events.count("RankFailed") == 14
 
 
+def test_who_died_may_be_told_after_the_failure() -> None:
+    cluster = Cluster()
+    cluster.train(step=10)
+    cluster.say("Recovering", step=10, failures=(failure("RankFailed"),))
+    cluster.reconcile()
+    heard = failure("RankFailed", rank=1, pod="play-worker-1", exit_code=-9)
+    cluster.say("Running", step=20, failures=(heard,))
+    cluster.reconcile()
+    assert cluster.status.failures == [heard.model_copy(update={"step": 10})]
+    assert cluster.events.count("RankFailed") == 1
+
+
 def test_many_failures_of_one_second_come_to_rest() -> None:
     cluster = Cluster()
     cluster.train()
-    cluster.say("Recovering", failures=tuple(failure("RankFailed", rank=rank) for rank in range(16)))
+    times = (f"2026-01-31T12:01:00.{number:03}Z" for number in range(16))
+    cluster.say("Recovering", failures=tuple(failure("RankFailed", time=time) for time in times))
     cluster.reconcile()
     writes = cluster.writes
     cluster.wait(5)
