@@ -27,6 +27,9 @@ QUESTIONS_A_SECOND = 100
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 ANSWER_SECONDS = 2.0
 """An answer that takes no longer is in time."""
+UNANSWERED = 3
+"""Questions. A head that leaves so many in a row unanswered is silent, whatever its pod says: when its node dies, the
+pod is ready until the control plane has noticed, 40 s and more."""
 LONGEST_STEP = timedelta(seconds=60)
 """What takes longer, such as an evaluation, says nothing of how long a step takes."""
 
@@ -62,6 +65,8 @@ class Asked:
     report: HeadReport | None = None
     advanced: datetime | None = None
     """When an answer told of a new step last."""
+    unanswered: int = 0
+    """Questions since the last answer."""
 
     def take(self, report: HeadReport, pause: float) -> None:
         """Take in an answer; the next one comes after a `pause` of so many seconds.
@@ -75,7 +80,15 @@ class Asked:
             took = min(report.received - (self.advanced or report.received), LONGEST_STEP)
             vouched = report.received + max(took, timedelta(seconds=pause + ANSWER_SECONDS))
             self.advanced = report.received
-        self.report = replace(report, vouched_until=vouched)
+        self.report, self.unanswered = replace(report, vouched_until=vouched), 0
+
+    def miss(self) -> bool:
+        """Take in that no answer came; whether a head that has answered before is silent from now on."""
+        self.unanswered += 1
+        if self.report is None or self.unanswered != UNANSWERED:
+            return False
+        self.report = replace(self.report, silent=True)
+        return True
 
 
 class ProgressPoller:
@@ -121,13 +134,17 @@ class ProgressPoller:
         while True:
             report = await self._fetch(f"http://{host}:{PORT}/progress", token)
             before = asked.report
-            if report is not None:
+            if report is None:
+                if asked.miss():
+                    self._on_news(key)
+            else:
                 asked.take(report, self._pause(report))
                 if before is None or _news(before) != _news(report):
                     self._on_news(key)
                 elif before.progress != report.progress or before.checkpoint != report.checkpoint:
                     self._on_progress(key)
-            await asyncio.sleep(self._pause(asked.report))
+            in_doubt = before is not None and 0 < asked.unanswered < UNANSWERED
+            await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(asked.report))
 
     def _pause(self, report: HeadReport | None) -> float:
         """Seconds until the next question to a head that said this last."""

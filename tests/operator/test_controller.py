@@ -304,6 +304,32 @@ def test_a_lost_head_is_a_new_attempt_and_the_workers_stay(server: ApiServer, mo
     asyncio.run(story())
 
 
+def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "STEADY_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "BRISK_SECONDS", 0.1)
+
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, controller(server, here.namespace):
+            await here.client.create(JOBS, job(here.namespace))
+            pods = await here.until_pods(*ALL)
+            here.trains()
+            await here.run_pods()
+            await here.until_phase("Running")
+            here.answer = None  # as when its node has lost power, and the control plane has not noticed
+            status = await here.until_phase("Recovering")
+            training = next(item for item in status["conditions"] if item["type"] == "Training")
+            assert (training["reason"], training["message"]) == ("HeadLost", "Pod plays-head does not answer.")
+            here.trains(step=20)
+            assert (await here.until_phase("Running"))["attempt"] == 1
+            assert {name: pod["metadata"]["uid"] for name, pod in (await here.pods()).items()} == {
+                name: pod["metadata"]["uid"] for name, pod in pods.items()
+            }
+
+    asyncio.run(story())
+
+
 def test_an_operator_that_starts_again_writes_nothing(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here:

@@ -95,6 +95,8 @@ class HeadReport:
     """Seconds of steps that were kept, over all attempts."""
     vouched_until: datetime | None = None
     """Until when its newest step shows that these workers live: all ranks took part in it."""
+    silent: bool = False
+    """Whether the head has not answered since, though it was asked several times."""
 
 
 @dataclass(frozen=True)

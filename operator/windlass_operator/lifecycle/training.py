@@ -10,8 +10,6 @@ from windlass_operator.lifecycle.failures import pod_trouble, unheard
 from windlass_operator.lifecycle.observed import HeadReport, Pod
 from windlass_operator.lifecycle.seats import is_vacant, seated, wanted
 
-SILENCE = timedelta(seconds=15)
-"""A head that is not ready is believed for so long after its last report."""
 PUNCTUAL = timedelta(seconds=30)
 """A start that takes no longer than this needs no explanation."""
 SKEW = timedelta(seconds=60)
@@ -41,11 +39,11 @@ def tell(draft: Draft) -> None:
 
 
 def _head_is_believed(draft: Draft) -> bool:
-    """Whether the head is alive as far as is known: ready, or heard of a moment ago."""
+    """Whether the head is alive as far as is known: it answers, or is ready where it has not been asked yet."""
     head, report = draft.head, draft.report
     if head is None or head.phase != "Running" or pod_trouble(head) is not None:
         return False
-    return head.ready or (report is not None and not draft.is_over(report.received + SILENCE))
+    return head.ready if report is None else not report.silent
 
 
 def _trains(draft: Draft, report: HeadReport | None) -> bool:
@@ -139,7 +137,7 @@ def _troubles(draft: Draft) -> Iterator[tuple[str, str]]:
         if pod is not None and (trouble := pod_trouble(pod)):
             yield trouble
     if head is not None and head.phase == "Running" and not _head_is_believed(draft):
-        yield "HeadLost", f"Pod {head.name} is not ready and does not answer."
+        yield "HeadLost", f"Pod {head.name} does not answer."
     if draft.job.status.phase == "Running":
         for index in wanted(draft):
             if index not in pods:

@@ -222,6 +222,11 @@ class Cluster:
             **more,
         )
 
+    def fall_silent(self) -> None:
+        """The head answers no more."""
+        assert self.report is not None
+        self.report = dataclasses.replace(self.report, silent=True)
+
     def end_head(self, verdict: Verdict | None, exit_code: int = 1, **changes: Any) -> None:
         """The head's container ends."""
         phase = "Succeeded" if exit_code == 0 else "Failed"

@@ -75,6 +75,10 @@ class World(Cluster):
             dead = failure("RankFailed", attempt=head.attempt, rank=number, time=f"2026-01-31T12:00:{restarts:02}Z")
             self.say("Recovering", restarts=restarts, failures=(dead,))
 
+    def head_is_not_heard(self, _: int) -> None:
+        if self.report is not None:
+            self.fall_silent()
+
     def head_ends(self, number: int) -> None:
         if HEAD in self.pods and self.pods[HEAD].phase == "Running":
             ends: list[dict[str, Any]] = [
@@ -192,6 +196,7 @@ class World(Cluster):
 EVENTS: list[Callable[[World, int], None]] = [
     World.tick,
     World.rank_dies,
+    World.head_is_not_heard,
     World.head_ends,
     World.node_is_lost,
     World.pod_vanishes,
