@@ -255,6 +255,7 @@ class Controller:
         return Observed(
             tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
             report,
+            self.heads.silent(job.key),
             self._refusals.get(job.uid),
             self._progress_every,
         )

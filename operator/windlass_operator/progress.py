@@ -68,6 +68,11 @@ class Asked:
     unanswered: int = 0
     """Questions since the last answer."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether it is not to be believed any more, whatever it answered last."""
+        return self.unanswered >= UNANSWERED
+
     def take(self, report: HeadReport, pause: float) -> None:
         """Take in an answer; the next one comes after a `pause` of so many seconds.
 
@@ -81,14 +86,6 @@ class Asked:
             vouched = report.received + max(took, timedelta(seconds=pause + ANSWER_SECONDS))
             self.advanced = report.received
         self.report, self.unanswered = replace(report, vouched_until=vouched), 0
-
-    def miss(self) -> bool:
-        """Take in that no answer came; whether a head that has answered before is silent from now on."""
-        self.unanswered += 1
-        if self.report is None or self.unanswered != UNANSWERED:
-            return False
-        self.report = replace(self.report, silent=True)
-        return True
 
 
 class ProgressPoller:
@@ -108,6 +105,11 @@ class ProgressPoller:
         """What the job's head said last."""
         asked = self._asked.get(key)
         return asked.report if asked else None
+
+    def silent(self, key: Key) -> bool:
+        """Whether the job's head is asked, and does not answer."""
+        asked = self._asked.get(key)
+        return asked is not None and asked.silent
 
     def ask(self, key: Key, uid: str, address: str, token: str) -> None:
         """Ask this head from now on: the pod with this UID, at this IP address."""
@@ -133,17 +135,18 @@ class ProgressPoller:
         host = f"[{address}]" if ":" in address else address
         while True:
             report = await self._fetch(f"http://{host}:{PORT}/progress", token)
-            before = asked.report
+            before, was_silent = asked.report, asked.silent
             if report is None:
-                if asked.miss():
+                asked.unanswered += 1
+                if asked.silent and not was_silent:
                     self._on_news(key)
             else:
                 asked.take(report, self._pause(report))
-                if before is None or _news(before) != _news(report):
+                if before is None or was_silent or _news(before) != _news(report):
                     self._on_news(key)
                 elif before.progress != report.progress or before.checkpoint != report.checkpoint:
                     self._on_progress(key)
-            in_doubt = before is not None and 0 < asked.unanswered < UNANSWERED
+            in_doubt = before is not None and asked.unanswered > 0 and not asked.silent
             await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(asked.report))
 
     def _pause(self, report: HeadReport | None) -> float:

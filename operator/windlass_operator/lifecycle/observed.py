@@ -95,8 +95,6 @@ class HeadReport:
     """Seconds of steps that were kept, over all attempts."""
     vouched_until: datetime | None = None
     """Until when its newest step shows that these workers live: all ranks took part in it."""
-    silent: bool = False
-    """Whether the head has not answered since, though it was asked several times."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ class Observed:
     pods: tuple[Pod, ...] = ()
     report: HeadReport | None = None
     """The current head's last answer; None when it has not answered yet, or when there is no head."""
+    silent: bool = False
+    """Whether the head has left several questions in a row unanswered."""
     refusal: Refusal | None = None
     """Of the pod that was asked for last; None when it was made."""
     progress_every: timedelta = timedelta(seconds=10)

@@ -39,11 +39,11 @@ def tell(draft: Draft) -> None:
 
 
 def _head_is_believed(draft: Draft) -> bool:
-    """Whether the head is alive as far as is known: it answers, or is ready where it has not been asked yet."""
+    """Whether the head is alive as far as is known: it answers, or it is ready and has hardly been asked yet."""
     head, report = draft.head, draft.report
     if head is None or head.phase != "Running" or pod_trouble(head) is not None:
         return False
-    return head.ready if report is None else not report.silent
+    return not draft.observed.silent and (head.ready or report is not None)
 
 
 def _trains(draft: Draft, report: HeadReport | None) -> bool:

@@ -43,6 +43,7 @@ class Cluster:
         self.now = START
         self.pods: dict[str, Pod] = {}
         self.report: HeadReport | None = None
+        self.silent = False
         self.events: list[str] = []
         """Their reasons, in order."""
         self.done: list[Action] = []
@@ -70,7 +71,7 @@ class Cluster:
 
     @property
     def observed(self) -> Observed:
-        return Observed(tuple(self.pods.values()), self.report)
+        return Observed(tuple(self.pods.values()), self.report, self.silent)
 
     @property
     def phase(self) -> str | None:
@@ -169,13 +170,13 @@ class Cluster:
     def vanish(self, name: str) -> None:
         """Remove a pod."""
         if self.pods.pop(name).role == "head":
-            self.report = None
+            self.report, self.silent = None, False
 
     def set(self, name: str, **changes: Any) -> None:
         """Change a pod."""
         pod = self.pods[name] = dataclasses.replace(self.pods[name], **changes)
         if pod.role == "head" and pod.ended:
-            self.report = None
+            self.report, self.silent = None, False
 
     def update(self, **changes: Any) -> None:
         """Change the job: its spec, its metadata, its status."""
@@ -211,6 +212,7 @@ class Cluster:
         head = self.pods[f"{NAME}-head"]
         assert head.attempt is not None
         same = self.report is not None and self.report.phase == phase and self.report.workers == workers
+        self.silent = False
         self.report = HeadReport(
             attempt=head.attempt,
             phase=phase,
@@ -224,8 +226,7 @@ class Cluster:
 
     def fall_silent(self) -> None:
         """The head answers no more."""
-        assert self.report is not None
-        self.report = dataclasses.replace(self.report, silent=True)
+        self.silent = True
 
     def end_head(self, verdict: Verdict | None, exit_code: int = 1, **changes: Any) -> None:
         """The head's container ends."""

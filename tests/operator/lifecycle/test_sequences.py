@@ -76,8 +76,7 @@ class World(Cluster):
             self.say("Recovering", restarts=restarts, failures=(dead,))
 
     def head_is_not_heard(self, _: int) -> None:
-        if self.report is not None:
-            self.fall_silent()
+        self.fall_silent()
 
     def head_ends(self, number: int) -> None:
         if HEAD in self.pods and self.pods[HEAD].phase == "Running":
@@ -152,7 +151,7 @@ class World(Cluster):
             return
         seen = Job(self.cached_job)
         report = self.report if HEAD in self.cache and self.cache[HEAD].uid == self._uid_of(HEAD) else None
-        observed = Observed(tuple(self.cache.values()), report)
+        observed = Observed(tuple(self.cache.values()), report, self.silent)
         decision = decide(seen, observed, self.now)
         check_decision(seen, observed, decision)
         before = self.status

@@ -64,6 +64,17 @@ def test_a_head_is_believed_while_it_answers_whatever_its_pod_says(ready: bool) 
     assert cluster.phase == "Running"
 
 
+def test_an_operator_that_starts_believes_a_ready_head_until_it_does_not_answer() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.report = None
+    cluster.wait(5)
+    assert cluster.phase == "Running"
+    cluster.fall_silent()
+    cluster.reconcile()
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "HeadLost"))
+
+
 def test_a_head_that_does_not_know_yet_that_a_worker_was_replaced_is_not_believed() -> None:
     cluster = Cluster()
     cluster.train()
