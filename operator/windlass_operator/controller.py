@@ -28,7 +28,6 @@ from windlass_operator.lifecycle.decision import (
     CreateWorker,
     DeleteJob,
     DeletePod,
-    EnsureSupport,
     SetFinalizer,
 )
 from windlass_operator.lifecycle.machine import decide
@@ -219,16 +218,16 @@ class Controller:
         observed = await self._observe(job)
         now = datetime.now(UTC)
         decision = decide(job, observed, now)
-        tells, events = decision.status != job.status, decision.events
-        if tells and decision.can_wait and (seconds := self._still_waits(job)):
+        told, events = decision.status != job.status, decision.events
+        if told and decision.can_wait and (seconds := self._still_waits(job)):
             self.queue.add_after(key, seconds)
-            tells, events = False, ()
-        before: list[Awaitable[Any]] = [self._tell(job, decision.status, now)] if tells else []
-        if EnsureSupport() in decision.actions:
-            before.append(self._ensure_support(job))
-        done = await _all(before)
-        if tells:
-            job = done[0]
+            told, events = False, ()
+        writes: list[Awaitable[Any]] = [self._write_status(job, decision.status, now)] if told else []
+        if any(isinstance(action, CreateHead) for action in decision.actions):
+            writes.append(self._ensure_support(job))
+        written = await _all(writes)
+        if told:
+            job = written[0]
         refused = await self._act(job, decision.actions)
         for event in events:
             await self._client.create(EVENTS, event_object(job, event, now, self._instance))
@@ -236,7 +235,7 @@ class Controller:
             self.queue.add_after(key, decision.again_after)
         if refused:
             return "refused"
-        return "wrote" if tells or decision.actions else "nothing"
+        return "wrote" if told or decision.actions else "nothing"
 
     def _still_waits(self, job: Job) -> float:
         """Seconds for which a status that can wait is not written yet."""
@@ -250,12 +249,12 @@ class Controller:
         head = next((pod for pod in pods if pod["metadata"]["name"] == f"{job.name}-head"), None)
         self._follow(job, head)
         words = {uid: message for uid, (_, message) in self._mount_failures.items()}
-        report = self.heads.report(job.key)
-        lost = self._lost_nodes(job, pods, report)
+        report, silent = self.heads.report(job.key), self.heads.silent(job.key)
+        lost = self._lost_nodes(job, pods, None if silent else report)
         return Observed(
             tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
             report,
-            self.heads.silent(job.key),
+            silent,
             self._refusals.get(job.uid),
             self._progress_every,
         )
@@ -298,7 +297,7 @@ class Controller:
         newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
         self._mount_failures[metadata["uid"]] = time.monotonic(), newest.get("message", "")
 
-    async def _tell(self, job: Job, status: JobStatus, now: datetime) -> Job:
+    async def _write_status(self, job: Job, status: JobStatus, now: datetime) -> Job:
         """Write the whole status; a 409 says that it was decided on an older state of the job than there is."""
         metadata = job.resource["metadata"]
         self._put_off.pop(job.uid, None)
@@ -319,7 +318,7 @@ class Controller:
         return Job(written)
 
     async def _act(self, job: Job, actions: Sequence[Action]) -> bool:
-        """Do what was decided, side by side, once support and status are written. Returns whether a pod was refused."""
+        """Do everything that was decided, side by side. Returns whether a pod was refused."""
         creates = any(isinstance(action, CreateHead | CreateWorker | CreateCleanup) for action in actions)
         if creates:
             self._refusals.pop(job.uid, None)
@@ -342,7 +341,7 @@ class Controller:
                 await self._client.delete(JOBS, job.namespace, job.name, uid=job.uid, propagation="Background")
 
     async def _ensure_support(self, job: Job) -> None:
-        """Apply what the pods need. The ServiceAccount is the namespace's, and applied once."""
+        """Apply what the head and workers need. The ServiceAccount is the namespace's, and applied once."""
         objects = [
             item
             for item in support_objects(job, self._settings)

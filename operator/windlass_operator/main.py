@@ -27,9 +27,9 @@ from windlass_operator.settings import Settings
 logger = logging.getLogger(__name__)
 
 LEASE = "windlass-operator"
-COLLECTION = (50_000, 20, 100)
-"""Thresholds of Python's garbage collection. The caches are a million objects without a cycle among them, and with the
-defaults half of the time in which they are filled goes into walking them over and over."""
+GC_THRESHOLD = 50_000
+"""New objects from one run of Python's garbage collection to the next. The caches are a million without a cycle among
+them, and with the default of 700, half of the time in which they are filled goes into walking them over and over."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -137,7 +137,7 @@ def main() -> None:
     """Run the operator."""
     options = parse()
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    gc.set_threshold(*COLLECTION)
+    gc.set_threshold(GC_THRESHOLD)
     asyncio.run(serve(options))
 
 

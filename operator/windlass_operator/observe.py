@@ -47,12 +47,12 @@ def is_silent(node: Object) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "Unknown" for condition in conditions)
 
 
-def is_blind(silent: int, nodes: int) -> bool:
-    """Whether so many nodes are silent that rather the control plane has lost sight of them.
+def is_blind(silent: int, all_of_them: int) -> bool:
+    """Whether so many nodes, or heads, are silent that rather those who look have lost sight of them.
 
     The rule of Kubernetes' own node lifecycle controller, which then stops to evict (--unhealthy-zone-threshold).
     """
-    return silent > 2 and silent / nodes >= 0.55
+    return silent > 2 and silent / all_of_them >= 0.55
 
 
 def still_trains(report: HeadReport | None, workers: int, now: datetime) -> bool:

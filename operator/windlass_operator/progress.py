@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from windlass.spec.job import SpecModel
 from windlass.spec.status import CheckpointStatus, Failure, Progress, Time
 from windlass_operator.job import Key
 from windlass_operator.lifecycle.observed import HeadPhase, HeadReport
+from windlass_operator.observe import is_blind
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ QUESTIONS_A_SECOND = 100
 TIMEOUT = aiohttp.ClientTimeout(total=3)
 ANSWER_SECONDS = 2.0
 """An answer that takes no longer is in time."""
-UNANSWERED = 3
-"""Questions. A head that leaves so many in a row unanswered is silent, whatever its pod says: when its node dies, the
-pod is ready until the control plane has noticed, 40 s and more."""
+FAILURE_THRESHOLD, SILENT_SECONDS = 3, 10.0
+"""Questions in a row without an answer, and seconds, after which a head is silent, whatever its pod says: when its node
+dies, the pod is ready until the control plane has noticed, 40 s and more."""
 LONGEST_STEP = timedelta(seconds=60)
 """What takes longer, such as an evaluation, says nothing of how long a step takes."""
 
@@ -65,13 +66,12 @@ class Asked:
     report: HeadReport | None = None
     advanced: datetime | None = None
     """When an answer told of a new step last."""
+    heard: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When it answered last, or was to be asked first."""
     unanswered: int = 0
-    """Questions since the last answer."""
-
-    @property
-    def silent(self) -> bool:
-        """Whether it is not to be believed any more, whatever it answered last."""
-        return self.unanswered >= UNANSWERED
+    """Questions since then."""
+    silent: bool = False
+    """Whether it is not to be believed any more, whatever it answered last."""
 
     def take(self, report: HeadReport, pause: float) -> None:
         """Take in an answer; the next one comes after a `pause` of so many seconds.
@@ -85,7 +85,18 @@ class Asked:
             took = min(report.received - (self.advanced or report.received), LONGEST_STEP)
             vouched = report.received + max(took, timedelta(seconds=pause + ANSWER_SECONDS))
             self.advanced = report.received
-        self.report, self.unanswered = replace(report, vouched_until=vouched), 0
+        self.report = replace(report, vouched_until=vouched)
+        self.hear(report.received)
+
+    def hear(self, now: datetime) -> None:
+        """Take in that something answered."""
+        self.heard, self.unanswered, self.silent = now, 0, False
+
+    def miss(self, now: datetime) -> None:
+        """Take in that nothing answered."""
+        self.unanswered += 1
+        late = now - self.heard >= timedelta(seconds=SILENT_SECONDS)
+        self.silent = self.silent or (late and self.unanswered >= FAILURE_THRESHOLD)
 
 
 class ProgressPoller:
@@ -107,9 +118,11 @@ class ProgressPoller:
         return asked.report if asked else None
 
     def silent(self, key: Key) -> bool:
-        """Whether the job's head is asked, and does not answer."""
+        """Whether the job's head does not answer. Where most do not, rather the operator is cut off: False."""
         asked = self._asked.get(key)
-        return asked is not None and asked.silent
+        if asked is None or not asked.silent:
+            return False
+        return not is_blind(sum(other.silent for other in self._asked.values()), len(self._asked))
 
     def ask(self, key: Key, uid: str, address: str, token: str) -> None:
         """Ask this head from now on: the pod with this UID, at this IP address."""
@@ -130,24 +143,29 @@ class ProgressPoller:
             self.leave(key)
         if self._session is not None:
             await self._session.close()
+            self._session = None
 
     async def _poll(self, key: Key, asked: Asked, address: str, token: str) -> None:
         host = f"[{address}]" if ":" in address else address
         while True:
-            report = await self._fetch(f"http://{host}:{PORT}/progress", token)
             before, was_silent = asked.report, asked.silent
-            if report is None:
-                asked.unanswered += 1
-                if asked.silent and not was_silent:
-                    self._on_news(key)
+            try:
+                report = await self._fetch(f"http://{host}:{PORT}/progress", token)
+            except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
+                logger.debug("%s does not answer: %s", host, error)
+                asked.miss(datetime.now(UTC))
             else:
-                asked.take(report, self._pause(report))
-                if before is None or was_silent or _news(before) != _news(report):
-                    self._on_news(key)
-                elif before.progress != report.progress or before.checkpoint != report.checkpoint:
-                    self._on_progress(key)
+                if report is None:
+                    asked.hear(datetime.now(UTC))
+                else:
+                    asked.take(report, self._pause(report))
+            after = asked.report
+            if asked.silent != was_silent or (after is not None and (before is None or _news(before) != _news(after))):
+                self._on_news(key)
+            elif before is not None and after is not None and _progress(before) != _progress(after):
+                self._on_progress(key)
             in_doubt = before is not None and asked.unanswered > 0 and not asked.silent
-            await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(asked.report))
+            await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(None if asked.silent else after))
 
     def _pause(self, report: HeadReport | None) -> float:
         """Seconds until the next question to a head that said this last."""
@@ -155,7 +173,7 @@ class ProgressPoller:
         return max(base, len(self._asked) / QUESTIONS_A_SECOND)
 
     async def _fetch(self, url: str, token: str) -> HeadReport | None:
-        """None where the head does not answer, or not as it should."""
+        """What the head answers; None where something answers, and not as it should. Raises where nothing does."""
         if self._session is None:
             # No connection is kept: a thousand idle ones cost more memory than opening one costs time.
             self._session = aiohttp.ClientSession(
@@ -165,8 +183,8 @@ class ProgressPoller:
             async with self._session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
                 response.raise_for_status()
                 message = ProgressMessage.model_validate_json(await response.read())
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            logger.debug("%s does not answer: %s", url, error)
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+            logger.debug("%s: %s", url, error)
             return None
         except ValidationError as error:
             logger.warning("%s answers what is no progress: %s", url, error)
@@ -191,3 +209,8 @@ def _news(report: HeadReport) -> tuple[object, ...]:
     passing = {"received", "vouched_until", "progress", "checkpoint", "productive_seconds"}
     told = tuple(value for name, value in vars(report).items() if name not in passing)
     return (*told, report.progress is None, report.checkpoint is None)
+
+
+def _progress(report: HeadReport) -> tuple[object, ...]:
+    """How far the job is."""
+    return report.progress, report.checkpoint

@@ -76,6 +76,8 @@ class World:
         self.pace = 0
         """Steps from one answer of the head to the next."""
         self.asked_with: set[str | None] = set()
+        self.dead = False
+        """Whether nothing answers."""
 
     async def pods(self) -> dict[str, Object]:
         items, _ = await self.client.list(PODS, self.namespace)
@@ -142,6 +144,8 @@ class World:
 
     async def progress(self, request: web.Request) -> web.Response:
         self.asked_with.add(request.headers.get("Authorization"))
+        if self.dead and request.transport:
+            request.transport.close()
         if self.answer:
             self.answer["progress"]["step"] += self.pace
         return web.json_response(self.answer) if self.answer else web.Response(status=503)
@@ -309,6 +313,7 @@ def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
 ) -> None:
     monkeypatch.setattr(progress, "STEADY_SECONDS", 0.5)
     monkeypatch.setattr(progress, "BRISK_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 1.0)
 
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
@@ -317,15 +322,41 @@ def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
             here.trains()
             await here.run_pods()
             await here.until_phase("Running")
-            here.answer = None  # as when its node has lost power, and the control plane has not noticed
+            answer, here.answer = here.answer, None  # it lives, and does not say what it should
+            await asyncio.sleep(2)
+            assert (await here.status())["phase"] == "Running"
+            here.answer, here.dead = answer, True  # as on a node without power that the control plane believes in
             status = await here.until_phase("Recovering")
             training = next(item for item in status["conditions"] if item["type"] == "Training")
             assert (training["reason"], training["message"]) == ("HeadLost", "Pod plays-head does not answer.")
-            here.trains(step=20)
+            here.dead = False
             assert (await here.until_phase("Running"))["attempt"] == 1
             assert {name: pod["metadata"]["uid"] for name, pod in (await here.pods()).items()} == {
                 name: pod["metadata"]["uid"] for name, pod in pods.items()
             }
+
+    asyncio.run(story())
+
+
+def test_an_operator_that_leads_again_hears_the_heads_again(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, server.client() as client:
+            settings = Settings(SETTINGS.trainer_image, SETTINGS.key, watched_namespaces=(here.namespace,))
+            made = Controller(client, settings, "test", CollectorRegistry())
+            informers = asyncio.create_task(made.run_informers())
+            await here.client.create(JOBS, job(here.namespace))
+            for phase in ("Running", "Recovering"):
+                leading = asyncio.create_task(made.run())
+                await here.until_pods(*ALL)
+                await here.run_pods()
+                here.trains()
+                assert here.answer
+                here.answer["phase"] = phase
+                await here.until_phase(phase)
+                leading.cancel()
+                await asyncio.gather(leading, return_exceptions=True)
+            informers.cancel()
+            await asyncio.gather(informers, return_exceptions=True)
 
     asyncio.run(story())
 

@@ -103,7 +103,7 @@ class LeaderElection:
         with contextlib.suppress(TimeoutError):
             while self.leading:
                 async with asyncio.timeout(self._until - _now()):
-                    await asyncio.sleep(self._renew_every)
+                    await asyncio.sleep(self._renew_every if self._own else self._renew_every / 4)
                     await self._try()
 
     async def _try(self) -> bool:

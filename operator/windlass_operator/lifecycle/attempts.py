@@ -6,7 +6,7 @@ from windlass.spec.job import Restarts
 from windlass.spec.reasons import REASONS
 from windlass.spec.status import Failure, HeadStatus
 from windlass_operator.job import parse_time
-from windlass_operator.lifecycle.decision import CreateHead, EnsureSupport
+from windlass_operator.lifecycle.decision import CreateHead
 from windlass_operator.lifecycle.draft import Draft, stamp
 from windlass_operator.lifecycle.end import fail, succeed
 from windlass_operator.lifecycle.failures import pod_trouble, record, record_trouble, recorded
@@ -49,7 +49,7 @@ def _create_head(draft: Draft) -> None:
     assert current is not None
     if draft.since(current.start_time) > UNSEEN:
         begin(draft, draft.now)
-    draft.actions += [EnsureSupport(), CreateHead(draft.status.attempt, current.restarts_before)]
+    draft.actions.append(CreateHead(draft.status.attempt, current.restarts_before))
 
 
 def head_is_gone(draft: Draft) -> bool:

@@ -7,13 +7,8 @@ from windlass.spec.status import JobStatus
 
 
 @dataclass(frozen=True)
-class EnsureSupport:
-    """Apply ServiceAccount, token Secret, NetworkPolicy and Service."""
-
-
-@dataclass(frozen=True)
 class CreateHead:
-    """Create the head pod of an attempt."""
+    """Create the head pod of an attempt, once there are ServiceAccount, token Secret, NetworkPolicy and Service."""
 
     attempt: int
     restarts: int
@@ -54,7 +49,7 @@ class DeleteJob:
     """Delete the job itself: its time after the end is over."""
 
 
-Action = EnsureSupport | CreateHead | CreateWorker | CreateCleanup | DeletePod | SetFinalizer | DeleteJob
+Action = CreateHead | CreateWorker | CreateCleanup | DeletePod | SetFinalizer | DeleteJob
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done now. A status that differs is written first: an attempt is on record before it starts."""
+    """What is to be done now. A status that differs comes before pods: an attempt is on record before it starts."""
 
     status: JobStatus
     actions: tuple[Action, ...] = ()

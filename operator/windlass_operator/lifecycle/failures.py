@@ -76,12 +76,12 @@ def recorded(status: JobStatus, pod: Pod) -> Failure | None:
 
 def add(draft: Draft, news: Iterable[Failure]) -> None:
     """Merge failures into the record. The order is total, so that the same ten stay whoever tells them again."""
-    record = {identity(failure): failure for failure in draft.status.failures}
+    kept = {identity(failure): failure for failure in draft.status.failures}
     for failure in news:
-        known = record.setdefault(identity(failure), failure)
-        if known.pod is None and failure.pod is not None:
-            record[identity(failure)] = failure.model_copy(update={"step": known.step})
-    merged = sorted(record.values(), key=lambda item: (moment(item), str(identity(item))))
+        known = kept.setdefault(identity(failure), failure)
+        if failure.pod is not None and (failure.pod, failure.rank) != (known.pod, known.rank):
+            kept[identity(failure)] = failure.model_copy(update={"step": known.step})
+    merged = sorted(kept.values(), key=lambda item: (moment(item), str(identity(item))))
     draft.status.failures = merged[-KEPT:]
 
 

@@ -30,12 +30,19 @@ def tell(draft: Draft) -> None:
         _tell_stillness(draft, "Preparing", report.message)
     elif draft.report is None and _head_is_believed(draft) and before in {"Preparing", "Starting"}:
         return  # the operator's own restart: the head has yet to answer
-    elif before in {"Running", "Recovering"} or (report is not None and report.phase == "Recovering"):
+    elif before in {"Running", "Recovering"} or _broke(draft, report):
         draft.status.phase = "Recovering"
         _tell_recovery(draft, report)
     else:
         draft.status.phase = "Starting"
         _tell_start(draft, report)
+
+
+def _broke(draft: Draft, report: HeadReport | None) -> bool:
+    """Whether something broke before the ranks trained."""
+    if report is not None:
+        return report.phase == "Recovering"
+    return draft.observed.silent and draft.report is not None
 
 
 def _head_is_believed(draft: Draft) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from tests.operator.lifecycle.simulation import NAME, Cluster
 
 from windlass_operator.job import Job
-from windlass_operator.lifecycle.decision import CreateHead, CreateWorker, DeletePod, EnsureSupport
+from windlass_operator.lifecycle.decision import CreateHead, CreateWorker, DeletePod
 from windlass_operator.lifecycle.machine import decide
 from windlass_operator.lifecycle.observed import Verdict
 
@@ -13,7 +13,7 @@ def test_a_new_job_gets_all_its_pods_in_one_decision() -> None:
     cluster = Cluster()
     assert cluster.job
     decision = decide(Job(cluster.job), cluster.observed, cluster.now)
-    assert decision.actions == (EnsureSupport(), CreateHead(1, 0), CreateWorker(0), CreateWorker(1))
+    assert decision.actions == (CreateHead(1, 0), CreateWorker(0), CreateWorker(1))
     assert (decision.status.phase, decision.status.attempt) == ("Starting", 1)
     assert decision.status.observed_generation == 1
 

@@ -76,11 +76,23 @@ def test_who_died_may_be_told_after_the_failure() -> None:
     assert cluster.events.count("RankFailed") == 1
 
 
+def test_the_rank_that_died_first_may_be_heard_of_last() -> None:
+    cluster = Cluster()
+    cluster.train(step=10)
+    bystander = failure("RankFailed", rank=1, pod="play-worker-1", exit_code=1)
+    killed = failure("RankFailed", rank=0, pod="play-worker-0", exit_code=-9)
+    for heard in (bystander, killed):
+        cluster.say("Recovering", step=10, failures=(heard,))
+        cluster.reconcile()
+    assert cluster.status.failures == [killed.model_copy(update={"step": 10})]
+    assert cluster.events.count("RankFailed") == 1
+
+
 def test_many_failures_of_one_second_come_to_rest() -> None:
     cluster = Cluster()
     cluster.train()
-    times = (f"2026-01-31T12:01:00.{number:03}Z" for number in range(16))
-    cluster.say("Recovering", failures=tuple(failure("RankFailed", time=time) for time in times))
+    pods = (f"play-worker-{number}" for number in range(16))
+    cluster.say("Recovering", failures=tuple(failure("Evicted", pod=pod) for pod in pods))
     cluster.reconcile()
     writes = cluster.writes
     cluster.wait(5)

@@ -16,6 +16,7 @@ from windlass.spec.status import JobStatus
 from windlass_operator.job import STORAGE_FINALIZER, Job
 from windlass_operator.lifecycle.attempts import UNSEEN
 from windlass_operator.lifecycle.decision import Action, CreateCleanup, CreateHead, CreateWorker, Decision, DeletePod
+from windlass_operator.lifecycle.failures import identity
 from windlass_operator.lifecycle.machine import decide
 from windlass_operator.lifecycle.observed import Observed, Pod, Verdict, Waiting
 
@@ -76,7 +77,8 @@ class World(Cluster):
             self.say("Recovering", restarts=restarts, failures=(dead,))
 
     def head_is_not_heard(self, _: int) -> None:
-        self.fall_silent()
+        if HEAD in self.pods:
+            self.fall_silent()
 
     def head_ends(self, number: int) -> None:
         if HEAD in self.pods and self.pods[HEAD].phase == "Running":
@@ -251,7 +253,7 @@ def check_history(before: JobStatus, after: JobStatus) -> None:
     assert before.restarts.infrastructure <= after.restarts.infrastructure <= BUDGET["infrastructure"]
     assert before.restarts.user <= after.restarts.user <= BUDGET["user"]
     assert after.suspended_seconds >= before.suspended_seconds
-    told = [(item.attempt, item.time, item.reason, item.pod, item.rank) for item in after.failures]
+    told = [identity(item) for item in after.failures]
     assert len(told) == len(set(told)) <= 10
     assert all(item.reason in REASONS for item in after.failures)
     assert len({item.type for item in after.conditions}) == len(after.conditions)
