@@ -10,7 +10,7 @@ from tests.e2e.cluster import NAMESPACE, Cluster, small_job, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 JOB = "commands"
-STEPS = 600
+STEPS = 400
 """So many that the job still trains when it is suspended, and when it is resumed."""
 
 

@@ -19,7 +19,7 @@ pytestmark = [
     ),
 ]
 
-STEPS = 500
+STEPS = 200
 """So many that the run still trains when its first checkpoint has been told of."""
 JOB = """\
 apiVersion: windlass.dev/v1alpha1
