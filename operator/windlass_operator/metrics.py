@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from windlass.spec.status import JobStatus
 from windlass_operator.job import Job, Object, parse_time
-from windlass_operator.lifecycle.failures import identity
+from windlass_operator.lifecycle.failures import unheard
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECOVERY_SECONDS = (1, 2, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600, 1800)
@@ -45,10 +45,8 @@ class Metrics:
 
     def count(self, job: Job, status: JobStatus, now: datetime) -> None:
         """Count what a new status of a job tells: its failures, and a recovery."""
-        known = {identity(failure) for failure in job.status.failures}
-        for failure in status.failures:
-            if identity(failure) not in known:
-                self.failures.labels(job.namespace, failure.reason).inc()
+        for failure in unheard(job.status, status):
+            self.failures.labels(job.namespace, failure.reason).inc()
         if (job.status.phase, status.phase) == ("Recovering", "Running"):
             training = next((item for item in job.status.conditions if item.type == "Training"), None)
             if training is not None:

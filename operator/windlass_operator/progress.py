@@ -162,7 +162,7 @@ class ProgressPoller:
             after = asked.report
             if asked.silent != was_silent or (after is not None and (before is None or _news(before) != _news(after))):
                 self._on_news(key)
-            elif before is not None and after is not None and _progress(before) != _progress(after):
+            elif before and after and (before.progress, before.checkpoint) != (after.progress, after.checkpoint):
                 self._on_progress(key)
             in_doubt = before is not None and asked.unanswered > 0 and not asked.silent
             await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(None if asked.silent else after))
@@ -209,8 +209,3 @@ def _news(report: HeadReport) -> tuple[object, ...]:
     passing = {"received", "vouched_until", "progress", "checkpoint", "productive_seconds"}
     told = tuple(value for name, value in vars(report).items() if name not in passing)
     return (*told, report.progress is None, report.checkpoint is None)
-
-
-def _progress(report: HeadReport) -> tuple[object, ...]:
-    """How far the job is."""
-    return report.progress, report.checkpoint

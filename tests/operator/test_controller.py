@@ -131,6 +131,15 @@ class World:
         }
         await self.client.merge_patch(PODS, self.namespace, "plays-head", {"status": status}, subresource="status")
 
+    async def train(self) -> dict[str, Object]:
+        """From nothing to a job that trains; its pods."""
+        await self.client.create(JOBS, job(self.namespace))
+        pods = await self.until_pods(*ALL)
+        self.trains()
+        await self.run_pods()
+        await self.until_phase("Running")
+        return pods
+
     def trains(self, attempt: int = 1, step: int = 10) -> None:
         """From now on the head says so."""
         self.answer = {
@@ -155,13 +164,17 @@ def _container(name: str, state: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "image": "i", "imageID": "", "ready": True, "restartCount": 0, "state": state}
 
 
+def _controller(client: Client, namespace: str, registry: CollectorRegistry) -> Controller:
+    settings = Settings(SETTINGS.trainer_image, SETTINGS.key, watched_namespaces=(namespace,))
+    return Controller(client, settings, "test", registry)
+
+
 @asynccontextmanager
 async def controller(server: ApiServer, namespace: str) -> AsyncIterator[CollectorRegistry]:
     """One that works until the end of the block; gives the registry of its metrics."""
     registry = CollectorRegistry()
     async with server.client(registry=registry) as client:
-        settings = Settings(SETTINGS.trainer_image, SETTINGS.key, watched_namespaces=(namespace,))
-        made = Controller(client, settings, "test", registry)
+        made = _controller(client, namespace, registry)
         tasks = [asyncio.create_task(made.run_informers()), asyncio.create_task(made.run())]
         try:
             yield registry
@@ -258,11 +271,7 @@ def test_pods_that_come_one_by_one_are_one_write(server: ApiServer, monkeypatch:
 def test_only_the_pod_that_is_lost_is_made_again(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
-            await here.client.create(JOBS, job(here.namespace))
-            before = await here.until_pods(*ALL)
-            here.trains()
-            await here.run_pods()
-            await here.until_phase("Running")
+            before = await here.train()
             await here.client.delete(PODS, here.namespace, "plays-worker-1", grace_seconds=0)
 
             async def replaced() -> Any:
@@ -285,11 +294,7 @@ def test_only_the_pod_that_is_lost_is_made_again(server: ApiServer, monkeypatch:
 def test_a_lost_head_is_a_new_attempt_and_the_workers_stay(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
-            await here.client.create(JOBS, job(here.namespace))
-            before = await here.until_pods(*ALL)
-            here.trains()
-            await here.run_pods()
-            await here.until_phase("Running")
+            before = await here.train()
             here.answer = None
             await here.client.delete(PODS, here.namespace, "plays-head", grace_seconds=0)
 
@@ -317,11 +322,7 @@ def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
 
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):
-            await here.client.create(JOBS, job(here.namespace))
-            pods = await here.until_pods(*ALL)
-            here.trains()
-            await here.run_pods()
-            await here.until_phase("Running")
+            pods = await here.train()
             answer, here.answer = here.answer, None  # it lives, and does not say what it should
             await asyncio.sleep(2)
             assert (await here.status())["phase"] == "Running"
@@ -341,8 +342,7 @@ def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
 def test_an_operator_that_leads_again_hears_the_heads_again(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         async with world(server, monkeypatch) as here, server.client() as client:
-            settings = Settings(SETTINGS.trainer_image, SETTINGS.key, watched_namespaces=(here.namespace,))
-            made = Controller(client, settings, "test", CollectorRegistry())
+            made = _controller(client, here.namespace, CollectorRegistry())
             informers = asyncio.create_task(made.run_informers())
             await here.client.create(JOBS, job(here.namespace))
             for phase in ("Running", "Recovering"):

@@ -77,12 +77,16 @@ def recorded(status: JobStatus, pod: Pod) -> Failure | None:
 def add(draft: Draft, news: Iterable[Failure]) -> None:
     """Merge failures into the record. The order is total, so that the same ten stay whoever tells them again."""
     kept = {identity(failure): failure for failure in draft.status.failures}
+    changed: dict[tuple[object, ...], Failure] = {}
     for failure in news:
-        known = kept.setdefault(identity(failure), failure)
-        if failure.pod is not None and (failure.pod, failure.rank) != (known.pod, known.rank):
-            kept[identity(failure)] = failure.model_copy(update={"step": known.step})
-    merged = sorted(kept.values(), key=lambda item: (moment(item), str(identity(item))))
-    draft.status.failures = merged[-KEPT:]
+        known = kept.get(identity(failure))
+        if known is None:
+            changed[identity(failure)] = failure
+        elif failure.pod is not None and (failure.pod, failure.rank) != (known.pod, known.rank):
+            changed[identity(failure)] = failure.model_copy(update={"step": known.step})
+    if changed:
+        merged = sorted((kept | changed).values(), key=lambda item: (moment(item), str(identity(item))))
+        draft.status.failures = merged[-KEPT:]
 
 
 def step_of(draft: Draft) -> int | None:
@@ -90,10 +94,10 @@ def step_of(draft: Draft) -> int | None:
     return draft.status.progress.step if draft.status.progress else None
 
 
-def unheard(draft: Draft) -> list[Failure]:
-    """What this decision adds to the record."""
-    told = {identity(failure) for failure in draft.job.status.failures}
-    return [failure for failure in draft.status.failures if identity(failure) not in told]
+def unheard(old: JobStatus, new: JobStatus) -> list[Failure]:
+    """What the new status adds to the record."""
+    told = {identity(failure) for failure in old.failures}
+    return [failure for failure in new.failures if identity(failure) not in told]
 
 
 def moment(failure: Failure) -> datetime:

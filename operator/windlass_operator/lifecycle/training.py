@@ -127,7 +127,7 @@ def _tell_start(draft: Draft, report: HeadReport | None) -> None:
 
 def _tell_recovery(draft: Draft, report: HeadReport | None) -> None:
     """Why nothing trains. What was said first stays, until something new happens or training goes on."""
-    news, training = unheard(draft), draft.condition("Training")
+    news, training = unheard(draft.job.status, draft.status), draft.condition("Training")
     trouble = next(_troubles(draft), None)
     if trouble is not None:
         _tell_stillness(draft, *trouble)

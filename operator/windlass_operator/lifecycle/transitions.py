@@ -12,7 +12,7 @@ from windlass_operator.lifecycle.failures import unheard
 def transitions(draft: Draft) -> Iterator[Event]:
     """The events of the difference between the status that was and the one that will be."""
     old, new = draft.job.status, draft.status
-    for failure in unheard(draft):
+    for failure in unheard(old, new):
         yield Event("Warning", failure.reason, failure.message or REASONS[failure.reason].meaning)
     if _status(old, "Suspended") == "True" and _status(new, "Suspended") == "False":
         yield Event("Normal", "Resumed", "Continues from the last checkpoint.")
