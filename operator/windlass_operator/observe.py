@@ -64,27 +64,30 @@ def still_trains(report: HeadReport | None, workers: int, now: datetime) -> bool
 
 def trim_node(node: Object) -> Object:
     """What is kept of a node."""
-    metadata = {name: node["metadata"][name] for name in ("name", "uid", "resourceVersion")}
     ready = [item for item in node.get("status", {}).get("conditions", []) if item["type"] == "Ready"]
     return {
-        "metadata": metadata,
-        "status": {"conditions": [{k: item[k] for k in ("type", "status")} for item in ready]},
+        "metadata": _only(node["metadata"], "name", "uid", "resourceVersion"),
+        "status": {"conditions": [_only(item, "type", "status") for item in ready]},
     }
 
 
 def trim_pod(pod: Object) -> Object:
     """What is kept of a pod: no more than `observe_pod` and the progress poller look at."""
     metadata, status = pod["metadata"], pod.get("status", {})
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "ownerReferences")
-    labels = {name: value for name, value in metadata["labels"].items() if name in _LABELS}
-    wanted = ("phase", "reason", "message", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
-    trimmed = {name: status[name] for name in wanted if name in status}
-    trimmed["conditions"] = [item for item in status.get("conditions", []) if item["type"] in _CONDITIONS]
-    return {
-        "metadata": {name: metadata[name] for name in kept if name in metadata} | {"labels": labels},
-        "spec": {"nodeName": pod["spec"].get("nodeName")},
-        "status": trimmed,
-    }
+    conditions = [item for item in status.get("conditions", []) if item["type"] in _CONDITIONS]
+    trimmed = _only(status, "phase", "reason", "message", "podIP")
+    trimmed["conditions"] = [_only(item, "type", "status", "reason", "message") for item in conditions]
+    for kind in ("containerStatuses", "initContainerStatuses"):
+        if kind in status:
+            trimmed[kind] = [_only(item, "name", "state") for item in status[kind]]
+    kept = _only(metadata, "name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+    kept["labels"] = _only(metadata["labels"], *_LABELS)
+    kept["ownerReferences"] = [_only(owner, "uid") for owner in metadata.get("ownerReferences", [])]
+    return {"metadata": kept, "spec": {"nodeName": pod["spec"].get("nodeName")}, "status": trimmed}
+
+
+def _only(item: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: item[name] for name in names if name in item}
 
 
 _LABELS = {JOB_LABEL, ROLE_LABEL, WORKER_LABEL, ATTEMPT_LABEL}

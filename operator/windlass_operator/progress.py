@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -13,38 +14,48 @@ from pydantic import Field, ValidationError
 from windlass.spec.job import SpecModel
 from windlass.spec.status import CheckpointStatus, Failure, Progress, Time
 from windlass_operator.job import Key
+from windlass_operator.keepalive import KeepAlive
 from windlass_operator.lifecycle.observed import HeadPhase, HeadReport
 from windlass_operator.observe import is_blind
 
 logger = logging.getLogger(__name__)
 
 PORT = 8080
-STEADY_SECONDS = 5.0
-"""Between questions to a head that trains."""
-BRISK_SECONDS = 1.0
-"""Between questions to a head that starts, recovers or stops."""
-QUESTIONS_A_SECOND = 100
-"""Over all heads; with more jobs, each is asked less often."""
-TIMEOUT = aiohttp.ClientTimeout(total=3)
-ANSWER_SECONDS = 2.0
-"""An answer that takes no longer is in time."""
-FAILURE_THRESHOLD, SILENT_SECONDS = 3, 10.0
-"""Questions in a row without an answer, and seconds, after which a head is silent, whatever its pod says: when its node
-dies, the pod is ready until the control plane has noticed, 40 s and more."""
+HOLD_SECONDS = 10.0
+"""How long a head holds a question while it has no news. Its answer then tells how far the job is."""
+QUESTIONS_A_SECOND = 50
+"""To all heads that have no news, and as many to those that do not answer; with more jobs, each is asked less often."""
+NEWS_A_SECOND = 200
+"""Questions to all heads that are asked first, as after the operator's start, and as many to those that have just told
+news."""
+PAUSE_SECONDS = 0.5
+"""From one of these to the next, at least."""
+RETRY_SECONDS = 1.0
+"""From a question that nothing answered to the next, at least."""
+ANSWER_SECONDS = 3.0
+"""An answer that takes no longer, after what the head may hold it, is in time."""
+PROBES = KeepAlive(idle=3, interval=1, count=3)
+"""Notices within six seconds that a node died whose head holds a question."""
+FAILURE_THRESHOLD, SILENT_SECONDS = 3, 6.0
+"""Questions in a row without an answer, and seconds since the first of them, after which a head is silent, whatever its
+pod says: when its node dies, the pod is ready until the control plane has noticed, 40 s and more."""
 LONGEST_STEP = timedelta(seconds=60)
 """What takes longer, such as an evaluation, says nothing of how long a step takes."""
 
 
 class Workers(SpecModel):
-    """Workers as the head counts them."""
+    """Workers as the head knows them."""
 
     joined: int = 0
     training: int = 0
+    lost: tuple[int, ...] = ()
 
 
 class ProgressMessage(SpecModel):
     """The JSON of a head's /progress."""
 
+    version: str
+    """Another one when there is more news than progress."""
     attempt: int
     phase: HeadPhase
     message: str = ""
@@ -64,17 +75,19 @@ class Asked:
     uid: str
     """Of its pod."""
     report: HeadReport | None = None
+    version: str | None = None
+    """Of that."""
     advanced: datetime | None = None
     """When an answer told of a new step last."""
-    heard: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When it answered last, or was to be asked first."""
     unanswered: int = 0
-    """Questions since then."""
+    """Questions since its last answer."""
+    missed: datetime | None = None
+    """When the first of them had no answer."""
     silent: bool = False
     """Whether it is not to be believed any more, whatever it answered last."""
 
     def take(self, report: HeadReport, pause: float) -> None:
-        """Take in an answer; the next one comes after a `pause` of so many seconds.
+        """Take in an answer; the next one comes after so many seconds at most.
 
         A step that is new speaks for the workers until the next is due: in the next answer, or after as long as this
         one took.
@@ -83,19 +96,19 @@ class Asked:
         vouched = before.vouched_until if before else None
         if before is not None and report.phase == "Running" and step > (before.progress.step if before.progress else 0):
             took = min(report.received - (self.advanced or report.received), LONGEST_STEP)
-            vouched = report.received + max(took, timedelta(seconds=pause + ANSWER_SECONDS))
+            vouched = report.received + max(took, timedelta(seconds=pause))
             self.advanced = report.received
         self.report = replace(report, vouched_until=vouched)
-        self.hear(report.received)
 
-    def hear(self, now: datetime) -> None:
+    def hear(self) -> None:
         """Take in that something answered."""
-        self.heard, self.unanswered, self.silent = now, 0, False
+        self.unanswered, self.missed, self.silent = 0, None, False
 
     def miss(self, now: datetime) -> None:
         """Take in that nothing answered."""
         self.unanswered += 1
-        late = now - self.heard >= timedelta(seconds=SILENT_SECONDS)
+        self.missed = self.missed or now
+        late = now - self.missed >= timedelta(seconds=SILENT_SECONDS)
         self.silent = self.silent or (late and self.unanswered >= FAILURE_THRESHOLD)
 
 
@@ -108,6 +121,8 @@ class ProgressPoller:
         self._asked: dict[Key, Asked] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._turn = 0.0
+        """When the newest head is asked first (monotonic)."""
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -131,7 +146,8 @@ class ProgressPoller:
             return
         self.leave(key)
         self._asked[key] = Asked(uid)
-        self._tasks[key] = asyncio.create_task(self._poll(key, self._asked[key], address, token))
+        self._turn = max(time.monotonic(), self._turn + 1 / NEWS_A_SECOND)
+        self._tasks[key] = asyncio.create_task(self._poll(key, self._asked[key], address, token, self._turn))
 
     def leave(self, key: Key) -> None:
         """Ask the job's head no more, and forget what it said."""
@@ -145,67 +161,77 @@ class ProgressPoller:
             await self._session.close()
             self._session = None
 
-    async def _poll(self, key: Key, asked: Asked, address: str, token: str) -> None:
+    async def _poll(self, key: Key, asked: Asked, address: str, token: str, begin: float) -> None:
         host = f"[{address}]" if ":" in address else address
         while True:
-            before, was_silent = asked.report, asked.silent
+            await asyncio.sleep(max(0.0, begin - time.monotonic()))
+            begun, pause = time.monotonic(), self._hold
+            before, was_silent, news = asked.report, asked.silent, False
+            # One who is in doubt is not waited for.
+            version = None if asked.unanswered else asked.version
             try:
-                report = await self._fetch(f"http://{host}:{PORT}/progress", token)
+                answer = await self._fetch(f"http://{host}:{PORT}/progress", token, version, pause)
             except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
                 logger.debug("%s does not answer: %s", host, error)
                 asked.miss(datetime.now(UTC))
+                pause = self._retry
             else:
-                if report is None:
-                    asked.hear(datetime.now(UTC))
-                else:
-                    asked.take(report, self._pause(report))
+                asked.hear()
+                if answer is not None:
+                    asked.take(_report(answer), pause + ANSWER_SECONDS)
+                    news, asked.version = answer.version != asked.version, answer.version
+                    if news:
+                        pause = max(PAUSE_SECONDS, len(self._asked) / NEWS_A_SECOND)
             after = asked.report
-            if asked.silent != was_silent or (after is not None and (before is None or _news(before) != _news(after))):
+            if news or asked.silent != was_silent:
                 self._on_news(key)
             elif before and after and (before.progress, before.checkpoint) != (after.progress, after.checkpoint):
                 self._on_progress(key)
-            in_doubt = before is not None and asked.unanswered > 0 and not asked.silent
-            await asyncio.sleep(BRISK_SECONDS if in_doubt else self._pause(None if asked.silent else after))
+            begin = begun + pause
 
-    def _pause(self, report: HeadReport | None) -> float:
-        """Seconds until the next question to a head that said this last."""
-        base = STEADY_SECONDS if report is not None and report.phase == "Running" else BRISK_SECONDS
-        return max(base, len(self._asked) / QUESTIONS_A_SECOND)
+    @property
+    def _hold(self) -> float:
+        """Seconds for which a head may hold a question."""
+        return max(HOLD_SECONDS, len(self._asked) / QUESTIONS_A_SECOND)
 
-    async def _fetch(self, url: str, token: str) -> HeadReport | None:
+    @property
+    def _retry(self) -> float:
+        """Seconds from a question that nothing answered to the next."""
+        unanswered = sum(asked.unanswered > 0 for asked in self._asked.values())
+        return max(RETRY_SECONDS, unanswered / QUESTIONS_A_SECOND)
+
+    async def _fetch(self, url: str, token: str, version: str | None, hold: float) -> ProgressMessage | None:
         """What the head answers; None where something answers, and not as it should. Raises where nothing does."""
         if self._session is None:
-            # No connection is kept: a thousand idle ones cost more memory than opening one costs time.
-            self._session = aiohttp.ClientSession(
-                timeout=TIMEOUT, connector=aiohttp.TCPConnector(limit=0, force_close=True), trust_env=False
-            )
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=PROBES.socket)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+        headers = {"Authorization": f"Bearer {token}"}
+        known = {} if version is None else {"version": version, "wait": f"{hold:.3f}"}
+        timeout = aiohttp.ClientTimeout(total=(hold if known else 0) + ANSWER_SECONDS, sock_connect=ANSWER_SECONDS)
         try:
-            async with self._session.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
+            async with self._session.get(url, headers=headers, params=known, timeout=timeout) as response:
                 response.raise_for_status()
-                message = ProgressMessage.model_validate_json(await response.read())
+                # A head may be newer, and tell more than is known here.
+                return ProgressMessage.model_validate_json(await response.read(), extra="ignore")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             logger.debug("%s: %s", url, error)
-            return None
         except ValidationError as error:
             logger.warning("%s answers what is no progress: %s", url, error)
-            return None
-        return HeadReport(
-            attempt=message.attempt,
-            phase=message.phase,
-            message=message.message,
-            since=datetime.fromisoformat(message.since),
-            received=datetime.now(UTC),
-            workers=message.workers.training,
-            progress=message.progress,
-            checkpoint=message.checkpoint,
-            restarts=message.restarts,
-            failures=tuple(message.failures),
-            productive_seconds=message.productive_seconds,
-        )
+        return None
 
 
-def _news(report: HeadReport) -> tuple[object, ...]:
-    """Everything but when it was said and how far the job is, once there is any progress."""
-    passing = {"received", "vouched_until", "progress", "checkpoint", "productive_seconds"}
-    told = tuple(value for name, value in vars(report).items() if name not in passing)
-    return (*told, report.progress is None, report.checkpoint is None)
+def _report(message: ProgressMessage) -> HeadReport:
+    return HeadReport(
+        attempt=message.attempt,
+        phase=message.phase,
+        message=message.message,
+        since=datetime.fromisoformat(message.since),
+        received=datetime.now(UTC),
+        workers=message.workers.training,
+        lost=frozenset(message.workers.lost),
+        progress=message.progress,
+        checkpoint=message.checkpoint,
+        restarts=message.restarts,
+        failures=tuple(message.failures),
+        productive_seconds=message.productive_seconds,
+    )

@@ -36,7 +36,7 @@ def test_a_job_goes_from_submit_to_its_end_by_the_commands_alone(cluster: Cluste
     assert f"{JOB} in namespace {NAMESPACE}: would be created" in windlass("submit", str(file), "--dry-run")
     assert "created" in windlass("submit", str(file), "--no-watch")
     cluster.wait_for_phase(JOB, "Running")
-    wait_for("the first step", lambda: cluster.steps(JOB))  # in the status it may be 5 s later
+    wait_for("the first step", lambda: cluster.steps(JOB))  # in the status it may be 10 s later
 
     suspended = windlass("suspend", JOB)
     assert f"{JOB} is suspended at step" in suspended

@@ -108,7 +108,7 @@ def test_a_rank_that_is_killed_is_started_again_in_its_pod(cluster: Cluster, uid
     assert _uids(cluster) == uids
 
     def told() -> list[dict[str, Any]]:
-        """What has failed since, once the operator knows: it asks a head that trains every 5 s only."""
+        """What has failed since, once the operator has written it."""
         failures = cluster.status(NAME)["failures"]
         return [failure for failure in failures if datetime.fromisoformat(failure["time"]) > moment]
 

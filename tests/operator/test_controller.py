@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -153,11 +154,21 @@ class World:
 
     async def progress(self, request: web.Request) -> web.Response:
         self.asked_with.add(request.headers.get("Authorization"))
+        known, until = request.query.get("version"), time.monotonic() + float(request.query.get("wait", 0))
+        while self.version == known and time.monotonic() < until and not self.dead:
+            await asyncio.sleep(0.05)
         if self.dead and request.transport:
             request.transport.close()
         if self.answer:
             self.answer["progress"]["step"] += self.pace
-        return web.json_response(self.answer) if self.answer else web.Response(status=503)
+        return web.json_response(self.answer | {"version": self.version}) if self.answer else web.Response(status=503)
+
+    @property
+    def version(self) -> str:
+        """Of what the head has to tell but progress."""
+        return str(
+            {name: value for name, value in (self.answer or {}).items() if name not in ("progress", "checkpoint")}
+        )
 
 
 def _container(name: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -316,8 +327,8 @@ def test_a_lost_head_is_a_new_attempt_and_the_workers_stay(server: ApiServer, mo
 def test_a_head_that_answers_no_more_does_not_train_though_its_pod_is_ready(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "STEADY_SECONDS", 0.5)
-    monkeypatch.setattr(progress, "BRISK_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "HOLD_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(progress, "SILENT_SECONDS", 1.0)
 
     async def story() -> None:
@@ -528,7 +539,7 @@ def test_pods_of_a_node_that_is_lost_are_deleted_by_force(server: ApiServer, mon
 def test_a_node_that_is_silent_is_not_lost_while_its_job_makes_steps(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "STEADY_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "HOLD_SECONDS", 0.2)
 
     async def story() -> None:
         async with world(server, monkeypatch) as here, controller(server, here.namespace):

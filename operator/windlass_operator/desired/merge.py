@@ -36,7 +36,7 @@ def merge(base: Any, patch: Any, path: str) -> Any:
 
     `path` is the patch's own, for errors: ConfigInvalid.
     """
-    if not isinstance(patch, Mapping):
+    if patch is base or not isinstance(patch, Mapping):
         return patch
     directive = _directive(patch, path)
     if directive == "delete":
@@ -66,8 +66,9 @@ def _merge_list(base: list[Any], patch: Any, field: str, path: str) -> list[Any]
             continue
         if not isinstance(element, Mapping) or not isinstance(element.get(key), str | int):
             raise WindlassError("ConfigInvalid", f"{here}: must be a mapping with {key}, by which it is merged")
-        whole = field in UNIONS and "$patch" not in element
-        _set(merged, element[key], merge(None if whole else merged.get(element[key]), element, here))
+        known = merged.get(element[key])
+        whole = field in UNIONS and "$patch" not in element and element is not known
+        _set(merged, element[key], merge(None if whole else known, element, here))
     return list(merged.values())
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlencode
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from windlass.spec.encoding import json_and_yaml
+from windlass_operator.keepalive import KeepAlive
 from windlass_operator.kubernetes.access import Access, Credentials
 from windlass_operator.kubernetes.errors import ApiError as ApiError
 from windlass_operator.kubernetes.errors import NotLeading, Unreachable
@@ -31,6 +31,8 @@ WATCH_SECONDS = 300
 """After this time, and up to twice of it, the server ends a watch."""
 KEEPALIVE_SECONDS = 60.0
 """An idle connection is kept for this time; the API server keeps it for 90 s."""
+PROBES = KeepAlive(idle=15, interval=5, count=3)
+"""A watch that nobody is behind any more ends within half a minute."""
 
 
 class WatchEvent(NamedTuple):
@@ -80,7 +82,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, socket_factory=PROBES.socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": self._user_agent},
         )
@@ -330,7 +332,7 @@ class _Write(aiohttp.BytesPayload):
     """
 
     def __init__(self, body: Object, content_type: str, guard: Callable[[], bool] | None) -> None:
-        super().__init__(json_and_yaml(body), content_type=content_type)
+        super().__init__(_encoded(body), content_type=content_type)
         self._guard = guard
 
     def ask(self) -> None:
@@ -355,6 +357,15 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             yield line
 
 
+def _encoded(value: Any) -> bytes:
+    """JSON that is YAML as well: orjson's, in a twentieth of the time, where all characters are printable ASCII."""
+    with suppress(TypeError):  # a surrogate, which is no Unicode
+        data = orjson.dumps(value)
+        if data.isascii() and b"\x7f" not in data:
+            return data
+    return json_and_yaml(value)
+
+
 def _parsed(data: bytes) -> Any:
     try:
         return orjson.loads(data)
@@ -372,14 +383,3 @@ def _error(request: str, status: int, body: bytes | Object, headers: Mapping[str
     after = headers.get("Retry-After")
     retry_after = None if after is None and status != 429 else float(after) if after and after.isdecimal() else 1.0
     return ApiError(request, status, reason or "Unknown", message or "", retry_after=retry_after, details=details)
-
-
-def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that notices within half a minute that nobody is at the other end."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made

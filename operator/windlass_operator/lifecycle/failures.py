@@ -33,6 +33,19 @@ def pod_trouble(pod: Pod) -> tuple[str, str] | None:
     return None
 
 
+def trouble(draft: Draft, pod: Pod) -> tuple[str, str] | None:
+    """What ends a pod from outside: what Kubernetes shows of it, or else a worker's silence that stopped the ranks.
+
+    A kubelet that lives would not call the pod ready for long; the control plane may need 40 s to miss that kubelet.
+    """
+    report = draft.report
+    if (shown := pod_trouble(pod)) or report is None or report.phase not in {"Starting", "Recovering"}:
+        return shown
+    if pod.worker in report.lost and pod.phase == "Running" and pod.ready:
+        return "NodeLost", f"Pod {pod.name} on node {pod.node} has stopped answering its head."
+    return None
+
+
 def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> Failure:
     """Record what the operator noticed."""
     # Times are whole seconds, and the API server's clock may be ahead: a failure is always younger than its pod.
@@ -55,9 +68,9 @@ def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> F
 
 def record_trouble(draft: Draft, pod: Pod) -> None:
     """Record what ends a pod from outside, once for each pod."""
-    trouble = pod_trouble(pod)
-    if trouble is not None and recorded(draft.status, pod) is None:
-        record(draft, *trouble, pod)
+    found = trouble(draft, pod)
+    if found is not None and recorded(draft.status, pod) is None:
+        record(draft, *found, pod)
 
 
 def recorded(status: JobStatus, pod: Pod) -> Failure | None:

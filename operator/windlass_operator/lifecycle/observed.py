@@ -85,6 +85,8 @@ class HeadReport:
     """When the operator got this."""
     workers: int = 0
     """Workers that train now."""
+    lost: frozenset[int] = frozenset()
+    """Seats of workers that the head does not hear of any more, and that did not say that they leave."""
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
     restarts: int = 0

@@ -6,7 +6,7 @@ from datetime import timedelta
 from windlass.spec.status import ConditionType, WorkerStatus
 from windlass_operator.job import parse_time
 from windlass_operator.lifecycle.draft import Draft
-from windlass_operator.lifecycle.failures import pod_trouble, unheard
+from windlass_operator.lifecycle.failures import pod_trouble, trouble, unheard
 from windlass_operator.lifecycle.observed import HeadReport, Pod
 from windlass_operator.lifecycle.seats import is_vacant, seated, wanted
 
@@ -128,9 +128,9 @@ def _tell_start(draft: Draft, report: HeadReport | None) -> None:
 def _tell_recovery(draft: Draft, report: HeadReport | None) -> None:
     """Why nothing trains. What was said first stays, until something new happens or training goes on."""
     news, training = unheard(draft.job.status, draft.status), draft.condition("Training")
-    trouble = next(_troubles(draft), None)
-    if trouble is not None:
-        _tell_stillness(draft, *trouble)
+    shown = next(_troubles(draft), None)
+    if shown is not None:
+        _tell_stillness(draft, *shown)
     elif news:
         _tell_stillness(draft, news[-1].reason, news[-1].message)
     elif training is None or training.status == "True" or draft.job.status.phase != "Recovering":
@@ -141,8 +141,8 @@ def _troubles(draft: Draft) -> Iterator[tuple[str, str]]:
     """What the pods show of it."""
     head, pods = draft.head, seated(draft)
     for pod in [head, *pods.values()]:
-        if pod is not None and (trouble := pod_trouble(pod)):
-            yield trouble
+        if pod is not None and (found := trouble(draft, pod)):
+            yield found
     if head is not None and head.phase == "Running" and not _head_is_believed(draft):
         yield "HeadLost", f"Pod {head.name} does not answer."
     if draft.job.status.phase == "Running":

@@ -74,7 +74,8 @@ class World(Cluster):
             self.end_head(Verdict("Failed", "RestartsExhausted", "the ranks die"))
         else:
             dead = failure("RankFailed", attempt=head.attempt, rank=number, time=f"2026-01-31T12:00:{restarts:02}Z")
-            self.say("Recovering", restarts=restarts, failures=(dead,))
+            unheard = frozenset({number % 2}) if number % 3 == 0 else frozenset[int]()
+            self.say("Recovering", restarts=restarts, failures=(dead,), lost=unheard)
 
     def head_is_not_heard(self, _: int) -> None:
         if HEAD in self.pods:

@@ -1,5 +1,7 @@
 """Phase and conditions say what is true."""
 
+from typing import Any
+
 import pytest
 from tests.operator.lifecycle.simulation import NAME, Cluster, failure
 
@@ -46,6 +48,36 @@ def test_a_replacement_that_finds_no_node_says_so_while_the_job_recovers() -> No
     cluster.reconcile()
     assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
     assert cluster.condition("PodsReady") == ("False", "Unschedulable")
+
+
+def test_a_worker_that_its_head_does_not_hear_is_on_a_lost_node_before_the_control_plane_knows() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.set(WORKER, node="node2")
+    cluster.say("Running", lost=frozenset({1}))
+    cluster.reconcile()
+    assert (cluster.phase, cluster.status.failures) == ("Running", []), "its ranks train, whatever their pod says"
+    cluster.say("Recovering", restarts=1, failures=(failure("RankFailed"),), lost=frozenset({1}))
+    assert cluster.reconcile() == [], "only the control plane knows that it is dead"
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", "NodeLost"))
+    assert cluster.message("Training") == f"Pod {WORKER} on node node2 has stopped answering its head."
+    cluster.set(WORKER, node_lost=True, ready=False)
+    assert cluster.reconcile() != []
+    lost = [failure for failure in cluster.status.failures if failure.reason == "NodeLost"]
+    assert [(failure.pod, failure.node) for failure in lost] == [(WORKER, "node2")]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"ready": False}, "RankFailed"), ({"deleting": True}, "Evicted"), ({"phase": "Failed"}, "RankFailed")],
+)
+def test_a_worker_of_which_a_kubelet_tells_is_on_no_lost_node(change: dict[str, Any], reason: str) -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.set(WORKER, **change)
+    cluster.say("Recovering", restarts=1, failures=(failure("RankFailed"),), lost=frozenset({1}))
+    cluster.reconcile()
+    assert (cluster.phase, cluster.condition("Training")) == ("Recovering", ("False", reason))
 
 
 @pytest.mark.parametrize("ready", [True, False])  # of a node that died, the pod says for long that it is

@@ -48,11 +48,11 @@ def test_a_run_is_running_once_rank_0_says_so_and_no_longer_when_a_rank_has_died
     assert view.update().report(0)["phase"] == "Preparing"
     view.run.enter("Starting")
     view.run.tell("fit", "", fit="2-1", workers=[0, 1])
-    assert view.update().report(2)["workers"] == {"joined": 2, "training": 0}
+    assert view.update().report(2)["workers"] == {"joined": 2, "training": 0, "lost": []}
     view.run.enter("Running", "Training on 2 ranks")
-    report = view.update().report(2)
+    report = view.update().report(2, lost=[1])
     assert (report["phase"], report["message"]) == ("Running", "Training on 2 ranks")
-    assert report["workers"] == {"joined": 2, "training": 2}
+    assert report["workers"] == {"joined": 2, "training": 2, "lost": [1]}
     assert view.fit == "2-1"
     view.run.enter("Recovering", "RankFailed: A rank died. Restart 1 of 20", reason="RankFailed")
     report = view.update().report(1)

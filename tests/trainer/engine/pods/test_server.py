@@ -1,6 +1,7 @@
 """Workers and their head, over real HTTP."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+from tests.trainer.engine.pods.test_progress import step
 
 from windlass.engine.pods.client import HeadClient, Unreachable
 from windlass.engine.pods.mirror import Mirror
 from windlass.engine.pods.progress import RunView
-from windlass.engine.pods.server import SILENT_SECONDS, Head, application
+from windlass.engine.pods.server import LOST_SECONDS, SILENT_SECONDS, Head, application
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.spec.job import LLMTrainingJob
 
@@ -73,6 +75,46 @@ def test_a_heartbeat_is_answered_when_there_is_something_new(head: Head) -> None
         assert read_json(head.run.workers)[0].items() >= {"index": 0, "ip": "10.0.0.1"}.items()
 
     asyncio.run(story())
+
+
+def test_a_question_for_progress_is_answered_when_there_is_news_or_the_wait_is_over(head: Head) -> None:
+    async def story() -> None:
+        async with TestServer(application(head)) as server, aiohttp.ClientSession() as session:
+
+            async def ask(**query: str) -> dict[str, Any]:
+                headers = {"Authorization": "Bearer right"}
+                async with session.get(server.make_url("/progress"), params=query, headers=headers) as response:
+                    report: dict[str, Any] = await response.json()
+                    return report
+
+            head.run.metrics.write_text(json.dumps(step(1)) + "\n")
+            version = (await ask())["version"]
+            assert (await ask(wait="60"))["version"] == (await ask(wait="60", version="another"))["version"] == version
+            held = asyncio.create_task(ask(wait="60", version=version))
+            with open(head.run.metrics, "a") as file:
+                file.write(json.dumps(step(2)) + "\n")  # progress, which can wait
+            await asyncio.sleep(0.5)
+            assert not held.done()
+            head.run.enter("Starting", "Ranks import")
+            report = await held
+            assert (report["phase"], report["message"], report["progress"]["step"]) == ("Starting", "Ranks import", 2)
+            assert report["version"] != version
+            assert await ask(wait="0.2", version=report["version"]) == report
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_falls_silent_without_a_word_is_lost(head: Head) -> None:
+    for index, leaving in enumerate([False, True, False]):
+        head.take(index, beat(leaving=leaving))
+    assert head.report()["workers"]["lost"] == []
+    before = head.report()["version"]
+    for index in (0, 1):
+        head.heard[index] -= LOST_SECONDS
+    assert head.report()["workers"]["lost"] == [0]
+    assert head.report()["version"] != before
+    head.take(0, beat())
+    assert head.report()["workers"]["lost"] == []
 
 
 def test_a_wrong_token_and_a_head_that_is_gone_are_unreachable(head: Head) -> None:

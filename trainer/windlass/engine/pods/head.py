@@ -124,7 +124,7 @@ async def _serve(pod: Pod, head: "Head") -> None:
 
     from windlass.engine.pods.server import application
 
-    runner = web.AppRunner(application(head), access_log=None)
+    runner = web.AppRunner(application(head), access_log=None, shutdown_timeout=POLL_SECONDS)  # of held questions
     await runner.setup()
     try:
         await web.TCPSite(runner, pod.ip, pod.http_port).start()

@@ -1,6 +1,8 @@
 """What the head tells of its run, from the run folder: /progress for the operator, /metrics for Prometheus."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -118,18 +120,24 @@ class RunView:
         uri = self.run.checkpoints_uri(self._job).rstrip("/")
         return CheckpointStatus(step=saved["step"], uri=f"{uri}/{saved['folder']}", committed_at=saved["time"])
 
-    def report(self, joined: int) -> dict[str, Any]:
-        """The answer of /progress."""
-        return {
+    def report(self, joined: int, lost: Sequence[int] = ()) -> dict[str, Any]:
+        """The answer of /progress; its version is another when there is more news than progress."""
+        training = len(self.training) if self.phase["phase"] == "Running" else 0
+        progress, checkpoint = plain(self.progress()), plain(self.checkpoint())
+        news = {
             "attempt": self._attempt,
             "phase": self.phase["phase"],
             "message": self.phase["message"],
             "since": self.phase["time"],
-            "workers": {"joined": joined, "training": len(self.training) if self.phase["phase"] == "Running" else 0},
+            "workers": {"joined": joined, "training": training, "lost": list(lost)},
             "restarts": self.restarts,
             "failures": [plain(failure) for failure in self.failures()[-10:]],
-            "progress": plain(self.progress()),
-            "checkpoint": plain(self.checkpoint()),
+        }
+        text = json.dumps([news, progress is None, checkpoint is None])
+        return news | {
+            "version": hashlib.sha256(text.encode()).hexdigest()[:16],
+            "progress": progress,
+            "checkpoint": checkpoint,
             "productiveSeconds": round(self._productive, 3),
         }
 

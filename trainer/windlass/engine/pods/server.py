@@ -17,9 +17,13 @@ logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 1.0
 """How long a heartbeat is held when there is nothing new to answer."""
+HOLD_SECONDS = 300.0
+"""The longest time for which a question for progress is held."""
 POLL_SECONDS = 0.1
 SILENT_SECONDS = 5.0
 """A worker that has not been heard of for this long does not count as joined."""
+LOST_SECONDS = 8.0
+"""One that has not been heard of for this long, and did not say that it leaves, is told to the operator."""
 OPEN = {"/healthz", "/readyz", "/metrics"}
 """Paths that need no token; the job's NetworkPolicy says who reaches them."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,6 +73,17 @@ class Head:
             if self.heard[index] > alive and not worker["leaving"]
         ]
 
+    def lost(self) -> list[int]:
+        """Workers that have fallen silent without a word."""
+        alive = time.monotonic() - LOST_SECONDS
+        return sorted(
+            index for index, worker in self.workers.items() if self.heard[index] < alive and not worker["leaving"]
+        )
+
+    def report(self) -> Record:
+        """What a question for progress is answered."""
+        return self.view.update().report(len(self.joined()), self.lost())
+
     def take(self, index: int, beat: Record) -> None:
         """Note a worker's heartbeat."""
         self.heard[index] = time.monotonic()
@@ -110,7 +125,12 @@ def application(head: Head) -> web.Application:
         return web.Response(status=200 if head.ray else 503)
 
     async def progress(request: web.Request) -> web.Response:
-        return web.json_response(head.view.update().report(len(head.joined())))
+        """At once, or for one who knows the `version` already, when there is another or `wait` seconds are over."""
+        known, wait = request.query.get("version"), float(request.query.get("wait", 0))
+        deadline = time.monotonic() + min(wait, HOLD_SECONDS)
+        while (report := head.report())["version"] == known and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_SECONDS)
+        return web.json_response(report)
 
     async def metrics(request: web.Request) -> web.Response:
         from windlass.engine.pods.metrics import text
