@@ -139,6 +139,7 @@ class Watcher:
                         name = event["object"]["metadata"]["name"]
                         self.when.setdefault((event["type"], name), time.monotonic())
                         self.when.setdefault(("reached", name), time.monotonic())
+            time.sleep(1)
 
     def reached(self, prefix: str) -> dict[str, float]:
         return {

@@ -225,8 +225,8 @@ class Controller:
             self.queue.add_after(key, seconds)
             told, events = False, ()
         writes: list[Awaitable[Any]] = [self._write_status(job, decision.status, now)] if told else []
-        if any(isinstance(action, CreateHead) for action in decision.actions):
-            writes.append(self._ensure_support(job))
+        if head := next((action for action in decision.actions if isinstance(action, CreateHead)), None):
+            writes.append(self._ensure_support(job, new=head.attempt == 1))
         written = await _all(writes)
         if told:
             job = written[0]
@@ -343,27 +343,24 @@ class Controller:
             case DeleteJob():
                 await self._client.delete(JOBS, job.namespace, job.name, uid=job.uid, propagation="Background")
 
-    async def _ensure_support(self, job: Job) -> None:
+    async def _ensure_support(self, job: Job, *, new: bool) -> None:
         """See that what the head and workers need is there; the ServiceAccount is the namespace's, and seen to once."""
         objects = [
             item
             for item in support_objects(job, self._settings)
             if item["kind"] != "ServiceAccount" or job.namespace not in self._accounts
         ]
-        await _all([self._ensure(item) for item in objects])
+        await _all([self._ensure(item, new=new and item["kind"] != "ServiceAccount") for item in objects])
         self._accounts.add(job.namespace)
 
-    async def _ensure(self, item: Object) -> None:
-        """Create an object, which costs the API server two thirds of applying it; apply it where there is one already.
-
-        The ServiceAccount is there, but for the first job of its namespace.
-        """
-        if item["kind"] != "ServiceAccount":
+    async def _ensure(self, item: Object, *, new: bool) -> None:
+        """Apply an object; one that is probably new is created, which costs the API server two thirds of that."""
+        if new:
             try:
                 await self._client.create(resource_of(item), item)
                 return
             except ApiError as error:
-                if error.reason != "AlreadyExists":
+                if error.status not in {403, 409}:  # it is there; a quota may be asked before
                     raise
         await self._client.apply(resource_of(item), item, manager=MANAGER)
 

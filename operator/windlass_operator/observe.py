@@ -159,7 +159,7 @@ def _verdict(text: str | None) -> Verdict | None:
     if not text:
         return None
     try:
-        message = VerdictMessage.model_validate_json(text)
+        message = VerdictMessage.model_validate_json(text, extra="ignore")  # of a head that may be newer
     except ValidationError:  # the end of a log, which Kubernetes takes in place of a message
         return None
     return Verdict(

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import aiohttp
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from windlass.spec.job import SpecModel
-from windlass.spec.status import CheckpointStatus, Failure, Progress, Time
+from windlass.spec.status import CheckpointStatus, Failure, Progress
 from windlass_operator.job import Key
 from windlass_operator.keepalive import KeepAlive
 from windlass_operator.lifecycle.observed import HeadPhase, HeadReport
@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.5
 """From one of these to the next, at least."""
 RETRY_SECONDS = 1.0
 """From a question that nothing answered to the next, at least."""
-ANSWER_SECONDS = 3.0
+CONNECT_SECONDS, ANSWER_SECONDS = 1.5, 3.0
 """An answer that takes no longer, after what the head may hold it, is in time."""
 PROBES = KeepAlive(idle=3, interval=1, count=3)
 """Notices within six seconds that a node died whose head holds a question."""
@@ -46,7 +46,6 @@ LONGEST_STEP = timedelta(seconds=60)
 class Workers(SpecModel):
     """Workers as the head knows them."""
 
-    joined: int = 0
     training: int = 0
     lost: tuple[int, ...] = ()
 
@@ -54,18 +53,23 @@ class Workers(SpecModel):
 class ProgressMessage(SpecModel):
     """The JSON of a head's /progress."""
 
-    version: str
+    version: str = ""
     """Another one when there is more news than progress."""
     attempt: int
     phase: HeadPhase
     message: str = ""
-    since: Time
+    since: AwareDatetime
     workers: Workers = Workers()
     restarts: int = 0
     failures: Annotated[list[Failure], Field(default_factory=list)]
     progress: Progress | None = None
     checkpoint: CheckpointStatus | None = None
     productive_seconds: float = 0.0
+
+    @property
+    def news(self) -> str:
+        """The version; of a head from before there were any, one that is made here."""
+        return self.version or str(hash(self.model_dump_json(exclude={"progress", "checkpoint", "productive_seconds"})))
 
 
 @dataclass
@@ -86,8 +90,8 @@ class Asked:
     silent: bool = False
     """Whether it is not to be believed any more, whatever it answered last."""
 
-    def take(self, report: HeadReport, pause: float) -> None:
-        """Take in an answer; the next one comes after so many seconds at most.
+    def take(self, report: HeadReport, due: float) -> None:
+        """Take in an answer; the next one is due after so many seconds.
 
         A step that is new speaks for the workers until the next is due: in the next answer, or after as long as this
         one took.
@@ -96,7 +100,7 @@ class Asked:
         vouched = before.vouched_until if before else None
         if before is not None and report.phase == "Running" and step > (before.progress.step if before.progress else 0):
             took = min(report.received - (self.advanced or report.received), LONGEST_STEP)
-            vouched = report.received + max(took, timedelta(seconds=pause))
+            vouched = report.received + max(took, timedelta(seconds=due))
             self.advanced = report.received
         self.report = replace(report, vouched_until=vouched)
 
@@ -109,7 +113,8 @@ class Asked:
         self.unanswered += 1
         self.missed = self.missed or now
         late = now - self.missed >= timedelta(seconds=SILENT_SECONDS)
-        self.silent = self.silent or (late and self.unanswered >= FAILURE_THRESHOLD)
+        over = self.report is not None and self.report.phase in {"Succeeded", "Stopped", "Failed"}
+        self.silent = self.silent or (late and self.unanswered >= FAILURE_THRESHOLD and not over)
 
 
 class ProgressPoller:
@@ -165,29 +170,31 @@ class ProgressPoller:
         host = f"[{address}]" if ":" in address else address
         while True:
             await asyncio.sleep(max(0.0, begin - time.monotonic()))
-            begun, pause = time.monotonic(), self._hold
-            before, was_silent, news = asked.report, asked.silent, False
+            begun, hold, was_silent = time.monotonic(), self._hold, asked.silent
+            before, news = asked.report, False
             # One who is in doubt is not waited for.
             version = None if asked.unanswered else asked.version
             try:
-                answer = await self._fetch(f"http://{host}:{PORT}/progress", token, version, pause)
+                answer = await self._fetch(f"http://{host}:{PORT}/progress", token, version, hold)
             except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
                 logger.debug("%s does not answer: %s", host, error)
                 asked.miss(datetime.now(UTC))
-                pause = self._retry
+                begin = begun + self._retry
             else:
                 asked.hear()
-                if answer is not None:
-                    asked.take(_report(answer), pause + ANSWER_SECONDS)
-                    news, asked.version = answer.version != asked.version, answer.version
-                    if news:
-                        pause = max(PAUSE_SECONDS, len(self._asked) / NEWS_A_SECOND)
+                if answer is None:
+                    begin = begun + (hold if before else self._retry)
+                else:
+                    news, asked.version = answer.news != asked.version, answer.news
+                    # It held the question if it could; a head that does not hold is not asked again at once.
+                    held = version is not None and not news
+                    begin = begun + (hold if held else max(PAUSE_SECONDS, len(self._asked) / NEWS_A_SECOND))
+                    asked.take(_report(answer), max(0.0, begin - time.monotonic()) + hold + ANSWER_SECONDS)
             after = asked.report
             if news or asked.silent != was_silent:
                 self._on_news(key)
             elif before and after and (before.progress, before.checkpoint) != (after.progress, after.checkpoint):
                 self._on_progress(key)
-            begin = begun + pause
 
     @property
     def _hold(self) -> float:
@@ -207,7 +214,7 @@ class ProgressPoller:
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         headers = {"Authorization": f"Bearer {token}"}
         known = {} if version is None else {"version": version, "wait": f"{hold:.3f}"}
-        timeout = aiohttp.ClientTimeout(total=(hold if known else 0) + ANSWER_SECONDS, sock_connect=ANSWER_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=(hold if known else 0) + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
             async with self._session.get(url, headers=headers, params=known, timeout=timeout) as response:
                 response.raise_for_status()
@@ -225,7 +232,7 @@ def _report(message: ProgressMessage) -> HeadReport:
         attempt=message.attempt,
         phase=message.phase,
         message=message.message,
-        since=datetime.fromisoformat(message.since),
+        since=message.since,
         received=datetime.now(UTC),
         workers=message.workers.training,
         lost=frozenset(message.workers.lost),

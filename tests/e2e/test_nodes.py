@@ -44,10 +44,14 @@ def on_node(job: dict[str, Any], role: str, node: str) -> None:
 
 
 def _silent_after(moment: datetime) -> float:
-    """Seconds from `moment` until node2's condition Ready became Unknown."""
+    """Seconds from `moment` until node2's condition Ready became Unknown, which may be yet to come."""
     ready = '{.status.conditions[?(@.type=="Ready")]}'
-    condition = json.loads(kubectl("get", "node", "node2", "-o", f"jsonpath={ready}"))
-    assert condition["status"] == "Unknown"
+
+    def unknown() -> dict[str, str] | None:
+        condition: dict[str, str] = json.loads(kubectl("get", "node", "node2", "-o", f"jsonpath={ready}"))
+        return condition if condition["status"] == "Unknown" else None
+
+    condition = wait_for("Kubernetes notices", unknown, 60)
     return (datetime.fromisoformat(condition["lastTransitionTime"]) - moment).total_seconds()
 
 

@@ -57,9 +57,9 @@ def job(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def uids(cluster: Cluster, job: None) -> dict[str, str]:
-    """UIDs of the job's pods, once it has trained for some steps since the test before."""
+    """UIDs of the job's pods, once it has trained for so long that the processes for the next start have imported."""
     cluster.wait_for_phase(NAME, "Running")
-    cluster.wait_for_steps_after(NAME, now(), count=10)
+    cluster.wait_for_steps_after(NAME, now(), count=40)
     return _uids(cluster)
 
 

@@ -1,6 +1,7 @@
 """The controller against a real API server; the test is the kubelet, and heads are real servers on loopback."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import time
@@ -19,7 +20,7 @@ from tests.operator.api_server import ApiServer
 from windlass_operator import progress
 from windlass_operator.controller import JOBS, Controller
 from windlass_operator.kubernetes.client import Client
-from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Object, Resource
+from windlass_operator.kubernetes.resources import EVENTS, NODES, PODS, Object, Resource, resource_of
 from windlass_operator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +148,7 @@ class World:
             "attempt": attempt,
             "phase": "Running",
             "since": datetime.now(UTC).isoformat(),
-            "workers": {"joined": 2, "training": 2},
+            "workers": {"training": 2},
             "progress": {"step": step, "maxSteps": 100, "loss": 3.25},
             "checkpoint": {"step": 5, "uri": "s3://runs/plays/step-5", "committedAt": "2026-01-31T12:00:00Z"},
         }
@@ -242,6 +243,25 @@ def test_a_job_gets_its_pods_trains_and_succeeds(server: ApiServer, monkeypatch:
             told = await here.until("the last event", last_event)
             assert {"Started", "Running", "Succeeded"} <= set(told)
             assert len(told) == len(set(told))
+
+    asyncio.run(story())
+
+
+def test_what_is_left_of_an_earlier_start_becomes_the_job_s(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the operator died between the Secret and the pods, and its key was renewed."""
+
+    async def story() -> None:
+        async with world(server, monkeypatch) as here:
+            metadata = {"name": "plays-token", "namespace": here.namespace}
+            secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"token": "b2xk"}}
+            await here.client.create(resource_of(secret), secret)
+            async with controller(server, here.namespace):
+                created = await here.client.create(JOBS, job(here.namespace))
+                await here.until_pods(*ALL)
+                found = await here.client.get(resource_of(secret), here.namespace, "plays-token")
+                token = SETTINGS.token(created["metadata"]["uid"])
+                assert base64.b64decode(found["data"]["token"]).decode() == token
+                assert found["metadata"]["ownerReferences"][0]["uid"] == created["metadata"]["uid"]
 
     asyncio.run(story())
 
@@ -551,7 +571,7 @@ def test_a_node_that_is_silent_is_not_lost_while_its_job_makes_steps(
 
             await here.until("steps from one answer to the next", asked_often)
             async with silent(here.client, "node1"):
-                await asyncio.sleep(2)
+                await asyncio.sleep(progress.ANSWER_SECONDS + 2)  # each step speaks for the node for less than that
                 assert not await lost(here)
                 here.pace = 0
                 await here.until("NodeLost", lambda: lost(here))

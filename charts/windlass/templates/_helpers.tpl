@@ -52,7 +52,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, create, delete]
-# Server-side apply, which makes or mends in one request, needs create and patch.
+# Made for a job's first attempt, and applied for the next ones.
 - apiGroups: [""]
   resources: [secrets, services, serviceaccounts]
   verbs: [create, patch]

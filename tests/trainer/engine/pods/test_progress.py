@@ -45,17 +45,17 @@ def record(view: RunView, *records: dict[str, Any]) -> None:
 
 
 def test_a_run_is_running_once_rank_0_says_so_and_no_longer_when_a_rank_has_died(view: RunView) -> None:
-    assert view.update().report(0)["phase"] == "Preparing"
+    assert view.update().report()["phase"] == "Preparing"
     view.run.enter("Starting")
     view.run.tell("fit", "", fit="2-1", workers=[0, 1])
-    assert view.update().report(2)["workers"] == {"joined": 2, "training": 0, "lost": []}
+    assert view.update().report()["workers"] == {"training": 0, "lost": []}
     view.run.enter("Running", "Training on 2 ranks")
-    report = view.update().report(2, lost=[1])
+    report = view.update().report(lost=[1])
     assert (report["phase"], report["message"]) == ("Running", "Training on 2 ranks")
-    assert report["workers"] == {"joined": 2, "training": 2, "lost": [1]}
+    assert report["workers"] == {"training": 2, "lost": [1]}
     assert view.fit == "2-1"
     view.run.enter("Recovering", "RankFailed: A rank died. Restart 1 of 20", reason="RankFailed")
-    report = view.update().report(1)
+    report = view.update().report()
     assert (report["phase"], report["restarts"]) == ("Recovering", 1)
     assert view.fit is None, "ranks that have been replaced say nothing any more"
 
@@ -64,14 +64,14 @@ def test_progress_is_that_of_the_steps_that_were_kept(view: RunView) -> None:
     assert view.update().progress() is None
     record(view, *(step(number) for number in range(1, 11)))
     record(view, {"kind": "validation", "step": 10, "loss": 0.7, "tokens": 100, "seconds": 1.0, "time": now()})
-    report = view.update().report(2)
+    report = view.update().report()
     assert report["progress"].items() >= {"step": 10, "maxSteps": 100, "tokens": 3840, "validationLoss": 0.7}.items()
     assert report["progress"]["remainingSeconds"] == 45.0
     assert report["productiveSeconds"] == 5.0
     resumed = view.run.path / "resumed"
     resumed.write_text("".join(json.dumps(step(number)) + "\n" for number in range(1, 5)))
     resumed.replace(view.run.metrics)
-    report = view.update().report(2)
+    report = view.update().report()
     assert (report["progress"]["step"], report["productiveSeconds"]) == (4, 2.0)
 
 

@@ -104,6 +104,13 @@ def test_a_question_for_progress_is_answered_when_there_is_news_or_the_wait_is_o
     asyncio.run(story())
 
 
+def test_a_head_that_stood_still_has_lost_no_worker(head: Head) -> None:
+    head.take(0, beat())
+    head.heard[0] -= LOST_SECONDS
+    head.awake -= LOST_SECONDS
+    assert head.report()["workers"]["lost"] == []
+
+
 def test_a_worker_that_falls_silent_without_a_word_is_lost(head: Head) -> None:
     for index, leaving in enumerate([False, True, False]):
         head.take(index, beat(leaving=leaving))

@@ -100,6 +100,7 @@ async def _watch(pod: Pod, head: "Head", ray: Child, driver: Child, stopping: as
     """Wait until Ray or the driver ends, and tell workers when Ray listens; returns the exit code."""
     deadline = None
     while not (ray.ended.done() or driver.ended.done()):
+        head.keep_time()
         if head.ray is None and await _listens(pod.ip, pod.ray_port):
             head.ray = f"{pod.ip}:{pod.ray_port}"
         if stopping.is_set():

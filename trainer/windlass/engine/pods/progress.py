@@ -120,7 +120,7 @@ class RunView:
         uri = self.run.checkpoints_uri(self._job).rstrip("/")
         return CheckpointStatus(step=saved["step"], uri=f"{uri}/{saved['folder']}", committed_at=saved["time"])
 
-    def report(self, joined: int, lost: Sequence[int] = ()) -> dict[str, Any]:
+    def report(self, lost: Sequence[int] = ()) -> dict[str, Any]:
         """The answer of /progress; its version is another when there is more news than progress."""
         training = len(self.training) if self.phase["phase"] == "Running" else 0
         progress, checkpoint = plain(self.progress()), plain(self.checkpoint())
@@ -129,7 +129,7 @@ class RunView:
             "phase": self.phase["phase"],
             "message": self.phase["message"],
             "since": self.phase["time"],
-            "workers": {"joined": joined, "training": training, "lost": list(lost)},
+            "workers": {"training": training, "lost": list(lost)},
             "restarts": self.restarts,
             "failures": [plain(failure) for failure in self.failures()[-10:]],
         }

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 1.0
 """How long a heartbeat is held when there is nothing new to answer."""
+STANDSTILL_SECONDS = 1.0
+"""From one call of `keep_time` to the next; when more, the process stood still."""
 HOLD_SECONDS = 300.0
 """The longest time for which a question for progress is held."""
 POLL_SECONDS = 0.1
@@ -45,6 +47,9 @@ class Head:
     """The job is over, and workers may go."""
     workers: dict[int, Record] = field(default_factory=dict)
     heard: dict[int, float] = field(default_factory=dict)
+    """When the last heartbeat of each came (monotonic)."""
+    awake: float = field(default_factory=time.monotonic)
+    """When `keep_time` was called last (monotonic)."""
     listed: list[Record] = field(default_factory=list)
     """The workers that the run folder's list has."""
     told: set[int] = field(default_factory=set)
@@ -73,8 +78,16 @@ class Head:
             if self.heard[index] > alive and not worker["leaving"]
         ]
 
+    def keep_time(self) -> None:
+        """Called all the time. Time in which this process stood still makes no worker silent."""
+        now = time.monotonic()
+        if (pause := now - self.awake) > STANDSTILL_SECONDS:
+            self.heard = {index: at + pause for index, at in self.heard.items()}
+        self.awake = now
+
     def lost(self) -> list[int]:
         """Workers that have fallen silent without a word."""
+        self.keep_time()
         alive = time.monotonic() - LOST_SECONDS
         return sorted(
             index for index, worker in self.workers.items() if self.heard[index] < alive and not worker["leaving"]
@@ -82,7 +95,7 @@ class Head:
 
     def report(self) -> Record:
         """What a question for progress is answered."""
-        return self.view.update().report(len(self.joined()), self.lost())
+        return self.view.update().report(self.lost())
 
     def take(self, index: int, beat: Record) -> None:
         """Note a worker's heartbeat."""
