@@ -59,7 +59,7 @@ def job(cluster: Cluster) -> Iterator[None]:
 def uids(cluster: Cluster, job: None) -> dict[str, str]:
     """UIDs of the job's pods, once it has trained for so long that the processes for the next start have imported."""
     cluster.wait_for_phase(NAME, "Running")
-    cluster.wait_for_steps_after(NAME, now(), count=40)
+    cluster.wait_for_steps_after(NAME, now(), count=25)
     return _uids(cluster)
 
 
