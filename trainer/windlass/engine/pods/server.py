@@ -140,9 +140,7 @@ def application(head: Head) -> web.Application:
     async def progress(request: web.Request) -> web.Response:
         """At once, or for one who knows the `version` already, when there is another or `wait` seconds are over."""
         known, wait = request.query.get("version"), float(request.query.get("wait", 0))
-        deadline = time.monotonic() + min(wait, HOLD_SECONDS)
-        while (report := head.report())["version"] == known and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_SECONDS)
+        report = await _held(head.report, lambda report: report["version"] == known, min(wait, HOLD_SECONDS))
         return web.json_response(report)
 
     async def metrics(request: web.Request) -> web.Response:
@@ -153,9 +151,7 @@ def application(head: Head) -> web.Application:
     async def heartbeat(request: web.Request) -> web.Response:
         index, beat = int(request.match_info["index"]), await request.json()
         head.take(index, beat)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while (answer := head.answer()) == beat["knows"] and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_SECONDS)
+        answer = await _held(head.answer, lambda answer: answer == beat["knows"], ANSWER_SECONDS)
         if answer["done"]:
             head.told.add(index)
         return web.json_response(answer)
@@ -192,6 +188,14 @@ def application(head: Head) -> web.Application:
         ]
     )
     return app
+
+
+async def _held(answer: Callable[[], Record], known: Callable[[Record], bool], seconds: float) -> Record:
+    """The answer once it is not `known`, or when the seconds are over."""
+    deadline = time.monotonic() + seconds
+    while known(newest := answer()) and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+    return newest
 
 
 def _of_another_fit() -> web.Response:
