@@ -4,6 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import s3fs
@@ -37,9 +38,24 @@ def jobs_end_with_their_module(request: pytest.FixtureRequest) -> Iterator[None]
         kubectl("delete", "llmjobs", "--all", "--wait=false")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def building(request: pytest.FixtureRequest) -> Iterator[Future[None] | None]:
+    """The images, on their way: tests that need no cluster run meanwhile."""
+    if not any("cluster" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(build_images)
+
+
 @pytest.fixture(scope="session")
-def images() -> None:
-    """Both images, built from the Dockerfiles and on all nodes."""
+def images(building: Future[None]) -> None:
+    """Both images, on all nodes."""
+    building.result()
+
+
+def build_images() -> None:
+    """Build both images from the Dockerfiles, and bring them to the nodes."""
     if SCRIPT:
         run(SCRIPT, "base")
         for image, folder in ((OPERATOR_IMAGE, "operator"), (TRAINER_IMAGE, "trainer")):
