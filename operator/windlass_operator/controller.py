@@ -31,7 +31,7 @@ from windlass_operator.lifecycle.decision import (
     SetFinalizer,
 )
 from windlass_operator.lifecycle.machine import decide
-from windlass_operator.lifecycle.observed import HeadReport, Observed, Refusal
+from windlass_operator.lifecycle.observed import HeadReport, Observed, Refusal, Role
 from windlass_operator.metrics import Metrics
 from windlass_operator.observe import (
     is_blind,
@@ -252,7 +252,7 @@ class Controller:
         self._follow(job, head)
         words = {uid: message for uid, (_, message) in self._mount_failures.items()}
         report, silent = self.heads.report(job.key), self.heads.silent(job.key)
-        lost = self._lost_nodes(job, pods, None if silent else report)
+        lost = await self._lost_nodes(job, pods, None if silent else report)
         return Observed(
             tuple(observe_pod(pod, node_lost=pod["spec"]["nodeName"] in lost, mount_failures=words) for pod in pods),
             report,
@@ -261,10 +261,10 @@ class Controller:
             self._progress_every,
         )
 
-    def _lost_nodes(self, job: Job, pods: Sequence[Object], report: HeadReport | None) -> set[str]:
+    async def _lost_nodes(self, job: Job, pods: Sequence[Object], report: HeadReport | None) -> set[str]:
         """The nodes of these pods that are gone, or silent without anything that speaks for their life."""
         names = {pod["spec"]["nodeName"] for pod in pods} - {None}
-        gone = {name for name in names if self.nodes.get(None, name) is None}
+        gone = {name for name in names if self.nodes.get(None, name) is None and not await self._exists(name)}
         silent = names & self._silent
         if not silent:
             return gone
@@ -275,13 +275,19 @@ class Controller:
             return gone
         return gone | silent
 
+    async def _exists(self, node: str) -> bool:
+        """Whether a node that is not in the cache is there: a new one's pods may be heard of before it is."""
+        found, _ = await self._client.list(NODES, fields=f"metadata.name={node}")
+        return bool(found)
+
     def _follow(self, job: Job, head: Object | None) -> None:
         """Ask the head for its progress while it runs."""
         status = head["status"] if head else {}
         if head is None or status.get("phase") in {"Succeeded", "Failed"}:
             self.heads.leave(job.key)
         elif address := status.get("podIP"):
-            self.heads.ask(job.key, head["metadata"]["uid"], address, self._settings.token(job.uid))
+            token, replicas = self._settings.token(job.uid), job.resource["spec"]["workers"]["replicas"]
+            self.heads.ask(job.key, head["metadata"]["uid"], address, token, replicas)
 
     async def _ask_for_mount_failure(self, key: Key, pod: Object) -> None:
         """Learn why a container is not created: the pod itself does not say, only the kubelet's events do."""
@@ -331,11 +337,11 @@ class Controller:
     async def _do(self, job: Job, action: Action) -> None:
         match action:
             case CreateHead(attempt, restarts):
-                await self._create(job, lambda: head_pod(job, self._settings, attempt, restarts))
+                await self._create(job, "head", lambda: head_pod(job, self._settings, attempt, restarts))
             case CreateWorker(index):
-                await self._create(job, lambda: worker_pod(job, self._settings, index))
+                await self._create(job, "worker", lambda: worker_pod(job, self._settings, index))
             case CreateCleanup():
-                await self._create(job, lambda: cleanup_pod(job, self._settings))
+                await self._create(job, "cleanup", lambda: cleanup_pod(job, self._settings))
             case DeletePod(name, uid, force):
                 await self._delete_pod(job, name, uid, grace_seconds=0 if force else None)
             case SetFinalizer(present):
@@ -364,17 +370,17 @@ class Controller:
                     raise
         await self._client.apply(resource_of(item), item, manager=MANAGER)
 
-    async def _create(self, job: Job, make: Callable[[], Object]) -> None:
+    async def _create(self, job: Job, role: Role, make: Callable[[], Object]) -> None:
         """Create a pod, or remember why it could not be, for the next look at the job."""
         try:
             self.pods.remember(await self._client.create(PODS, make()))
         except WindlassError as error:  # the user's template cannot be merged
-            self._refusals[job.uid] = Refusal(str(error), final=True)
+            self._refusals[job.uid] = Refusal(role, str(error), final=True)
         except ApiError as error:
             if error.status not in {400, 403, 422}:
                 raise
             self._accounts.discard(job.namespace)  # it was deleted, perhaps
-            self._refusals[job.uid] = Refusal(error.message, final=error.status != 403)
+            self._refusals[job.uid] = Refusal(role, error.message, final=error.status != 403)
 
     async def _delete_pod(self, job: Job, name: str, uid: str, grace_seconds: int | None) -> None:
         try:

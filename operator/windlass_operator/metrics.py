@@ -47,11 +47,16 @@ class Metrics:
         """Count what a new status of a job tells: its failures, and a recovery."""
         for failure in unheard(job.status, status):
             self.failures.labels(job.namespace, failure.reason).inc()
-        if (job.status.phase, status.phase) == ("Recovering", "Running"):
-            training = next((item for item in job.status.conditions if item.type == "Training"), None)
-            if training is not None:
-                lost = parse_time(training.last_transition_time)
-                self.recovery_seconds.observe((now - lost).total_seconds())
+        if status.phase == "Running" and (lost := _lost_since(job.status)):
+            self.recovery_seconds.observe((now - parse_time(lost)).total_seconds())
+
+
+def _lost_since(status: JobStatus) -> str | None:
+    """Since when a job that has trained stands still by a failure; a suspension is none."""
+    since = {item.type: item.last_transition_time for item in status.conditions if item.status == "False"}
+    lost = since.get("Training")
+    recovers = status.phase in {"Recovering", "Preparing", "Starting"} and status.progress is not None
+    return lost if recovers and lost and lost > since.get("Suspended", "") else None
 
 
 class _Jobs(Collector):

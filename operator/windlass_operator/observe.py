@@ -1,7 +1,7 @@
 """From pods and nodes of the API server to what the state machine knows of them."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -15,6 +15,12 @@ _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIm
 _REFERENCE_REASONS = {"CreateContainerConfigError"}
 _CREATING = {"ContainerCreating", "PodInitializing"}
 _CONDITIONS = {"Ready", "PodScheduled", "DisruptionTarget"}
+_CONDITION = {"type", "status", "reason", "message", "lastTransitionTime"}
+_LABELS = {JOB_LABEL, ROLE_LABEL, WORKER_LABEL, ATTEMPT_LABEL}
+_METADATA = {
+    *("name", "namespace", "uid", "resourceVersion"),
+    *("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+}
 
 
 class VerdictMessage(SpecModel):
@@ -76,11 +82,11 @@ def trim_pod(pod: Object) -> Object:
     metadata, status = pod["metadata"], pod.get("status", {})
     conditions = [item for item in status.get("conditions", []) if item["type"] in _CONDITIONS]
     trimmed = _only(status, "phase", "reason", "message", "podIP")
-    trimmed["conditions"] = [_only(item, "type", "status", "reason", "message") for item in conditions]
+    trimmed["conditions"] = [_only(item, *_CONDITION) for item in conditions]
     for kind in ("containerStatuses", "initContainerStatuses"):
         if kind in status:
             trimmed[kind] = [_only(item, "name", "state") for item in status[kind]]
-    kept = _only(metadata, "name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+    kept = _only(metadata, *_METADATA)
     kept["labels"] = _only(metadata["labels"], *_LABELS)
     kept["ownerReferences"] = [_only(owner, "uid") for owner in metadata.get("ownerReferences", [])]
     return {"metadata": kept, "spec": {"nodeName": pod["spec"].get("nodeName")}, "status": trimmed}
@@ -88,9 +94,6 @@ def trim_pod(pod: Object) -> Object:
 
 def _only(item: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: item[name] for name in names if name in item}
-
-
-_LABELS = {JOB_LABEL, ROLE_LABEL, WORKER_LABEL, ATTEMPT_LABEL}
 
 
 def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, str]) -> Pod:
@@ -112,6 +115,7 @@ def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, st
         node=pod["spec"].get("nodeName"),
         node_lost=node_lost,
         created=parse_time(metadata["creationTimestamp"]),
+        disrupted=_disrupted(metadata, disruption),
         waiting=_waiting(pod, mount_failures.get(metadata["uid"])),
         exit_code=ended.get("exitCode"),
         finished=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
@@ -119,6 +123,16 @@ def observe_pod(pod: Object, *, node_lost: bool, mount_failures: Mapping[str, st
         message=status.get("message") or disruption.get("message"),
         verdict=_verdict(ended.get("message")),
     )
+
+
+def _disrupted(metadata: Mapping[str, Any], disruption: Mapping[str, Any]) -> datetime | None:
+    """When a pod's end was asked for: a stable time, unlike that of its end, which a shorter grace brings forward."""
+    if "lastTransitionTime" in disruption:
+        return parse_time(disruption["lastTransitionTime"])
+    if "deletionTimestamp" in metadata:
+        grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0))
+        return parse_time(metadata["deletionTimestamp"]) - grace
+    return None
 
 
 def is_creating(pod: Object) -> bool:

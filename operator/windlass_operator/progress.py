@@ -78,6 +78,8 @@ class Asked:
 
     uid: str
     """Of its pod."""
+    replicas: int = 1
+    """Workers that its job should have now, which each question says: it may have been born with another number."""
     report: HeadReport | None = None
     version: str | None = None
     """Of that."""
@@ -144,13 +146,14 @@ class ProgressPoller:
             return False
         return not is_blind(sum(other.silent for other in self._asked.values()), len(self._asked))
 
-    def ask(self, key: Key, uid: str, address: str, token: str) -> None:
-        """Ask this head from now on: the pod with this UID, at this IP address."""
+    def ask(self, key: Key, uid: str, address: str, token: str, replicas: int) -> None:
+        """Ask this head from now on: the pod with this UID, at this IP address; its job should have so many workers."""
         asked = self._asked.get(key)
         if asked is not None and asked.uid == uid:
+            asked.replicas = replicas
             return
         self.leave(key)
-        self._asked[key] = Asked(uid)
+        self._asked[key] = Asked(uid, replicas)
         self._turn = max(time.monotonic(), self._turn + 1 / NEWS_A_SECOND)
         self._tasks[key] = asyncio.create_task(self._poll(key, self._asked[key], address, token, self._turn))
 
@@ -175,7 +178,10 @@ class ProgressPoller:
             # One who is in doubt is not waited for.
             version = None if asked.unanswered else asked.version
             try:
-                answer = await self._fetch(f"http://{host}:{PORT}/progress", token, version, hold)
+                question = {"replicas": str(asked.replicas)}
+                if version is not None:
+                    question |= {"version": version, "wait": f"{hold:.3f}"}
+                answer = await self._fetch(f"http://{host}:{PORT}/progress", token, question)
             except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
                 logger.debug("%s does not answer: %s", host, error)
                 asked.miss(datetime.now(UTC))
@@ -207,16 +213,16 @@ class ProgressPoller:
         unanswered = sum(asked.unanswered > 0 for asked in self._asked.values())
         return max(RETRY_SECONDS, unanswered / QUESTIONS_A_SECOND)
 
-    async def _fetch(self, url: str, token: str, version: str | None, hold: float) -> ProgressMessage | None:
+    async def _fetch(self, url: str, token: str, question: dict[str, str]) -> ProgressMessage | None:
         """What the head answers; None where something answers, and not as it should. Raises where nothing does."""
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, socket_factory=PROBES.socket)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         headers = {"Authorization": f"Bearer {token}"}
-        known = {} if version is None else {"version": version, "wait": f"{hold:.3f}"}
-        timeout = aiohttp.ClientTimeout(total=(hold if known else 0) + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
+        hold = float(question.get("wait", 0))
+        timeout = aiohttp.ClientTimeout(total=hold + ANSWER_SECONDS, sock_connect=CONNECT_SECONDS)
         try:
-            async with self._session.get(url, headers=headers, params=known, timeout=timeout) as response:
+            async with self._session.get(url, headers=headers, params=question, timeout=timeout) as response:
                 response.raise_for_status()
                 # A head may be newer, and tell more than is known here.
                 return ProgressMessage.model_validate_json(await response.read(), extra="ignore")

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(trainer_image="localhost/windlass-trainer:test", key=b"0123456789abcdef")
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 ADDRESS = "127.0.0.77"
+NODE = {"metadata": {"name": "node1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,8 @@ def server(api_server: ApiServer) -> ApiServer:
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     with contextlib.suppress(OSError):  # another test of the same server has made it
         api_server.ask(path, "POST", crd)
-    node = {"metadata": {"name": "node1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     with contextlib.suppress(OSError):
-        api_server.ask("/api/v1/nodes", "POST", node)
+        api_server.ask("/api/v1/nodes", "POST", NODE)
 
     async def established() -> None:
         async with api_server.client() as client:
@@ -577,6 +577,34 @@ def test_a_node_that_is_silent_is_not_lost_while_its_job_makes_steps(
                 await here.until("NodeLost", lambda: lost(here))
 
     asyncio.run(story())
+
+
+def test_a_node_that_the_cache_does_not_have_is_lost_only_where_the_api_server_has_none(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with world(server, monkeypatch) as here, server.client() as client:
+            made = _controller(client, here.namespace, CollectorRegistry())
+            tasks = [asyncio.create_task(made.run_informers()), asyncio.create_task(made.run())]
+            await run_on_node1(server, here)
+            node = made.nodes.get(None, "node1")
+            assert node
+            made.nodes.forget(None, "node1", node["metadata"]["uid"])  # as if it were new, and its watch behind
+            made.queue.add((here.namespace, "plays"))
+            await asyncio.sleep(1)
+            assert not await lost(here)
+            await here.client.delete(NODES, None, "node1")
+            made.queue.add((here.namespace, "plays"))
+            await here.until("NodeLost", lambda: lost(here))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        asyncio.run(story())
+    finally:
+        with contextlib.suppress(OSError):
+            server.ask("/api/v1/nodes", "POST", NODE)
 
 
 def test_no_node_is_lost_where_the_control_plane_has_lost_sight_of_most(

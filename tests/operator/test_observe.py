@@ -107,6 +107,18 @@ def test_why_kubernetes_ends_a_pod_is_told_in_its_words(cause: str, words: str, 
     assert trouble[1].endswith(f" Kubernetes says: {words}")
 
 
+def test_when_a_pod_s_end_was_asked_for_does_not_change_with_its_grace() -> None:
+    asked = datetime(2026, 1, 31, 12, 0, 5, tzinfo=UTC)
+    for seconds in (0, 30, 120):
+        ends = (asked + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        deleted: dict[str, Any] = {"deletionTimestamp": ends, "deletionGracePeriodSeconds": seconds}
+        assert observed(pod(**deleted)).disrupted == asked
+        target = {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-01-31T12:00:04Z"}
+        evicted = pod(status={"phase": "Running", "conditions": [target]}, **deleted)
+        assert observed(evicted).disrupted == asked - timedelta(seconds=1)
+    assert observed(pod()).disrupted is None
+
+
 def test_a_missing_volume_is_told_by_the_kubelet_s_event_alone() -> None:
     creating = pod(status=waiting("ContainerCreating", ""))
     assert is_creating(trim_pod(creating))

@@ -113,10 +113,10 @@ def test_a_head_holds_questions_and_one_in_doubt_is_asked_each_second(monkeypatc
         (0, answer("c", 30)),
     ]
 
-    async def fetch(url: str, token: str, version: str | None, hold: float) -> ProgressMessage | None:
-        assert hold == 10
+    async def fetch(url: str, token: str, question: dict[str, str]) -> ProgressMessage | None:
+        assert question.get("wait", "10.000") == "10.000"
         took, told = story[len(asked)]
-        asked.append(version)
+        asked.append(question.get("version"))
         clock[0] += took
         if isinstance(told, Exception):
             raise told
@@ -139,7 +139,7 @@ def test_a_head_holds_questions_and_one_in_doubt_is_asked_each_second(monkeypatc
         monkeypatch.setattr(asyncio, "sleep", sleep)
         monkeypatch.setattr(progress, "datetime", Clock)
         monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-        poller.ask(KEY, "uid", "10.0.0.1", "token")
+        poller.ask(KEY, "uid", "10.0.0.1", "token", 2)
         await asyncio.gather(*poller._tasks.values(), return_exceptions=True)
 
     asyncio.run(ask())
@@ -160,7 +160,7 @@ def test_heads_that_are_all_new_are_asked_one_after_the_other(monkeypatch: pytes
         monkeypatch.setattr(poller, "_fetch", fetch)
         start = time.monotonic()
         for number in range(50):
-            poller.ask(("default", f"job-{number}"), "uid", "10.0.0.1", "token")
+            poller.ask(("default", f"job-{number}"), "uid", "10.0.0.1", "token", 2)
         while len(asked) < 50:
             await asyncio.sleep(0.01)
         await poller.close()
@@ -207,8 +207,9 @@ def test_news_of_a_head_arrives_at_once_and_its_progress_when_the_hold_is_over(
             monkeypatch.setattr(progress, "PORT", server.port)
             told = asyncio.Event()
             poller = ProgressPoller(lambda _: news.set(), lambda _: told.set())
-            poller.ask(KEY, "uid", "127.0.0.1", "token")
+            poller.ask(KEY, "uid", "127.0.0.1", "token", 2)
             assert (await heard(poller)).phase == "Preparing"
+            assert head.replicas == 2
             await asyncio.sleep(0.7)  # the next question is held
             run.enter("Starting", "Ranks import")
             at = time.monotonic()

@@ -74,6 +74,8 @@ def after_attempt(draft: Draft) -> None:
         return
     failure = _record_end(draft, head, verdict)
     kind, budget, used = REASONS[failure.reason].kind, draft.job.spec.lifecycle.restarts, draft.status.restarts
+    if failure.reason == "RestartsExhausted" and used.infrastructure < budget.infrastructure:
+        kind = "Infrastructure"  # its head was born with a smaller budget
     if kind == "Infrastructure" and used.infrastructure < budget.infrastructure:
         draft.status.restarts = used.model_copy(update={"infrastructure": used.infrastructure + 1})
     elif kind == "User" and used.user < budget.user:

@@ -61,10 +61,16 @@ def _delete_storage(draft: Draft) -> None:
             draft.delete(pod)
     elif len(failures) >= TRIES:
         _give_up(draft, failures[-1].message)
-    elif draft.is_over(_last_sign(draft, failures) + PATIENCE):
-        _give_up(draft, "no pod could be made that deletes it")
+    elif (refusal := _refusal(draft)) and draft.is_over(_last_sign(draft, failures) + PATIENCE):
+        _give_up(draft, f"no pod could be made that deletes it: {refusal}")
     elif not failures or draft.is_over(moment(failures[-1]) + PAUSE):
         draft.actions.append(CreateCleanup())
+
+
+def _refusal(draft: Draft) -> str | None:
+    """Why the cleanup that was asked for last was not made; None where none was asked for."""
+    refusal = draft.observed.refusal
+    return refusal.message if refusal is not None and refusal.role == "cleanup" else None
 
 
 def _how_it_failed(draft: Draft, pod: Pod) -> str | None:

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from windlass.spec.reasons import REASONS
 from windlass.spec.status import Failure, JobStatus
 from windlass_operator.job import parse_time
-from windlass_operator.lifecycle.draft import Draft, stamp
+from windlass_operator.lifecycle.draft import LONGEST_MESSAGE, Draft, stamp
 from windlass_operator.lifecycle.observed import Pod
 
 KEPT = 10
+LONGEST_LINE = 500
+"""Characters of a line of the log."""
 SECOND = timedelta(seconds=1)
 EVICTIONS = {
     *("Evicted", "NodeShutdown", "Terminated"),  # by the kubelet
@@ -46,10 +48,12 @@ def trouble(draft: Draft, pod: Pod) -> tuple[str, str] | None:
     return None
 
 
-def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> Failure:
-    """Record what the operator noticed."""
-    # Times are whole seconds, and the API server's clock may be ahead: a failure is always younger than its pod.
-    noticed = max(draft.now, pod.created + SECOND) if pod is not None and pod.created else draft.now
+def record(draft: Draft, reason: str, message: str, pod: Pod | None = None, since: datetime | None = None) -> Failure:
+    """Record what the operator noticed, now or `since` then."""
+    noticed = since or draft.now
+    if pod is not None and pod.created is not None:
+        # Times are whole seconds, and the API server's clock may be ahead: a failure is always younger than its pod.
+        noticed = max(noticed, pod.created + SECOND)
     failure = Failure(
         time=stamp(noticed),
         attempt=draft.status.attempt,
@@ -67,10 +71,14 @@ def record(draft: Draft, reason: str, message: str, pod: Pod | None = None) -> F
 
 
 def record_trouble(draft: Draft, pod: Pod) -> None:
-    """Record what ends a pod from outside, once for each pod."""
+    """Record what ends a pod from outside, once for each pod.
+
+    Of more than are kept, those that are left out are as old at each look, and stay out.
+    """
     found = trouble(draft, pod)
     if found is not None and recorded(draft.status, pod) is None:
-        record(draft, *found, pod)
+        told = draft.report if pod_trouble(pod) is None else None  # by the head
+        record(draft, *found, pod, told.since if told else pod.disrupted)
 
 
 def recorded(status: JobStatus, pod: Pod) -> Failure | None:
@@ -91,7 +99,7 @@ def add(draft: Draft, news: Iterable[Failure]) -> None:
     """Merge failures into the record. The order is total, so that the same ten stay whoever tells them again."""
     kept = {identity(failure): failure for failure in draft.status.failures}
     changed: dict[tuple[object, ...], Failure] = {}
-    for failure in news:
+    for failure in map(_storable, news):
         known = kept.get(identity(failure))
         if known is None:
             changed[identity(failure)] = failure
@@ -100,6 +108,18 @@ def add(draft: Draft, news: Iterable[Failure]) -> None:
     if changed:
         merged = sorted((kept | changed).values(), key=lambda item: (moment(item), str(identity(item))))
         draft.status.failures = merged[-KEPT:]
+
+
+def _storable(failure: Failure) -> Failure:
+    """What the API server can take, whatever a head has told: its image may be newer, and a line may have no end."""
+    fields: dict[str, object] = {
+        "message": failure.message[:LONGEST_MESSAGE],
+        "last_log_lines": [line[:LONGEST_LINE] for line in failure.last_log_lines],
+    }
+    if failure.reason not in REASONS:
+        fields["reason"] = "RankFailed" if failure.kind == "Infrastructure" else "UserError"
+        fields["message"] = f"{failure.reason}: {failure.message}"[:LONGEST_MESSAGE]
+    return failure.model_copy(update=fields)
 
 
 def step_of(draft: Draft) -> int | None:

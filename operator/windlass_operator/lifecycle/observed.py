@@ -38,6 +38,8 @@ class Pod:
     node_lost: bool = False
     """Its node is gone, or has not been ready for a while: known dead, so the pod may be deleted by force."""
     created: datetime | None = None
+    disrupted: datetime | None = None
+    """When its end was asked for, as far as Kubernetes says."""
     waiting: Waiting | None = None
     exit_code: int | None = None
     """Of its main container, once it has ended."""
@@ -103,6 +105,8 @@ class HeadReport:
 class Refusal:
     """What the API server said when it refused to make a pod of the job."""
 
+    role: Role
+    """Of the pod."""
     message: str
     final: bool
     """The pod is wrong, and always will be; else a quota or a policy does not allow it now."""

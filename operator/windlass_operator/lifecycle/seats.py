@@ -55,7 +55,5 @@ def is_vacant(draft: Draft, pod: Pod) -> bool:
 
 def _left_from_before_suspension(draft: Draft, pod: Pod) -> bool:
     """Whether a pod is still ending because the job was suspended."""
-    suspended = draft.condition("Suspended")
-    return (
-        suspended is not None and pod.created is not None and pod.created <= parse_time(suspended.last_transition_time)
-    )
+    suspended, asked = draft.condition("Suspended"), pod.disrupted
+    return suspended is not None and asked is not None and asked <= parse_time(suspended.last_transition_time)

@@ -19,7 +19,7 @@ from windlass_operator.lifecycle.decision import (
 )
 from windlass_operator.lifecycle.draft import stamp
 from windlass_operator.lifecycle.machine import decide
-from windlass_operator.lifecycle.observed import HeadPhase, HeadReport, Observed, Pod, Verdict
+from windlass_operator.lifecycle.observed import HeadPhase, HeadReport, Observed, Pod, Refusal, Verdict
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 NAME = "play"
@@ -44,6 +44,10 @@ class Cluster:
         self.pods: dict[str, Pod] = {}
         self.report: HeadReport | None = None
         self.silent = False
+        self.refuses = ""
+        """Why the API server makes no pods; empty: it does."""
+        self.refusal: Refusal | None = None
+        """Of the pod that was asked for last."""
         self.events: list[str] = []
         """Their reasons, in order."""
         self.done: list[Action] = []
@@ -71,7 +75,7 @@ class Cluster:
 
     @property
     def observed(self) -> Observed:
-        return Observed(tuple(self.pods.values()), self.report, self.silent)
+        return Observed(tuple(self.pods.values()), self.report, self.silent, self.refusal)
 
     @property
     def phase(self) -> str | None:
@@ -96,8 +100,8 @@ class Cluster:
             decision = decide(Job(self.job), self.observed, self.now)
             self.carry_out(decision, Job(self.job))
             done += decision.actions
-            if self.job == before and not decision.actions:
-                return done
+            if self.refusal is not None or (self.job == before and not decision.actions):
+                return done  # a pod that was refused is asked for again later
         raise AssertionError(f"no rest: {done}")
 
     def wait(self, seconds: float) -> list[Action]:
@@ -155,6 +159,9 @@ class Cluster:
     # The API server and the kubelets.
 
     def _create(self, pod: Pod) -> None:
+        self.refusal = Refusal(pod.role, self.refuses, final=False) if self.refuses else None
+        if self.refusal is not None:
+            return
         if pod.name in self.pods:
             raise Conflict
         self.pods[pod.name] = dataclasses.replace(pod, created=self.now.replace(microsecond=0))
@@ -165,7 +172,7 @@ class Cluster:
         if force or pod.ended or pod.phase == "Pending":
             self.vanish(name)
         else:
-            self.set(name, deleting=True)
+            self.set(name, deleting=True, disrupted=pod.disrupted or self.now)
 
     def vanish(self, name: str) -> None:
         """Remove a pod."""

@@ -110,6 +110,16 @@ def test_the_end_of_the_budget_names_the_last_failure() -> None:
     assert cluster.status.restarts.infrastructure == 1
 
 
+def test_a_budget_that_was_raised_counts_for_a_head_that_was_born_with_less() -> None:
+    cluster = Cluster(lifecycle={"restarts": {"infrastructure": 2}})
+    cluster.train()
+    cluster.edit("lifecycle", restarts={"infrastructure": 5})
+    exhausted = failure("RestartsExhausted", message="Restarted 2 times")
+    cluster.end_head(Verdict("Failed", "RestartsExhausted", "Restarted 2 times", restarts=2, failures=(exhausted,)))
+    assert CreateHead(attempt=2, restarts=3) in cluster.reconcile()
+    assert cluster.status.restarts.infrastructure == 3
+
+
 def test_restarts_within_an_attempt_and_between_attempts_share_a_budget() -> None:
     cluster = Cluster()
     cluster.train()

@@ -101,13 +101,34 @@ def test_a_cleanup_on_a_lost_node_is_tried_again() -> None:
 
 def test_a_namespace_that_is_being_deleted_is_not_held_for_ever() -> None:
     cluster = deleted()
+    cluster.pods.clear()
+    cluster.refuses = "the namespace is being terminated"
     for _ in range(70):
-        cluster.pods.clear()  # none can be made there
         cluster.wait(10)
         if cluster.job is None:
             break
     assert cluster.job is None
     assert cluster.events[-1] == "StorageKept"
+
+
+def test_storage_is_deleted_however_long_the_pods_took_to_go() -> None:
+    cluster = in_phase("Running")
+    cluster.refuses = "a quota"
+    cluster.vanish(f"{NAME}-worker-1")
+    cluster.reconcile()  # refused, which says nothing of the cleanup
+    cluster.refuses = ""
+    cluster.delete_job()
+    cluster.wait(3600)
+    assert CreateCleanup() not in cluster.done
+    for name in list(cluster.pods):
+        cluster.vanish(name)
+    cluster.reconcile()
+    assert cluster.done.count(CreateCleanup()) == 1
+    cluster.run(CLEANUP)
+    cluster.set(CLEANUP, phase="Succeeded", exit_code=0)
+    cluster.reconcile()
+    assert cluster.job is None
+    assert "StorageKept" not in cluster.events
 
 
 def in_phase(phase: str) -> Cluster:

@@ -97,3 +97,29 @@ def test_many_failures_of_one_second_come_to_rest() -> None:
     writes = cluster.writes
     cluster.wait(5)
     assert (cluster.writes, len(cluster.status.failures)) == (writes, 10)
+
+
+def test_more_workers_in_trouble_than_failures_are_kept_come_to_rest() -> None:
+    cluster = Cluster(workers={"replicas": 16})
+    cluster.train()
+    for number in range(16):
+        asked = cluster.now + timedelta(seconds=number % 3)
+        cluster.set(f"play-worker-{number}", deleting=True, disrupted=asked)
+    cluster.reconcile()
+    writes, told = cluster.writes, cluster.events.count("Evicted")
+    for _ in range(100):
+        cluster.wait(1)
+    assert cluster.writes <= writes + 1  # after half a minute: which pods are waited for
+    assert (cluster.events.count("Evicted"), len(cluster.status.failures)) == (told, 10)
+
+
+def test_what_no_head_should_tell_is_cut_to_what_can_be_stored() -> None:
+    cluster = Cluster()
+    cluster.train()
+    long = failure("UserError", kind="User", message="x" * 10**6, last_log_lines=["y" * 10**6])
+    new = failure("MeteorStrike", time="2026-01-31T12:01:00Z", message="hit")
+    cluster.say("Running", failures=(long, new))
+    cluster.reconcile()
+    kept, renamed = cluster.status.failures
+    assert (len(kept.message), [len(line) for line in kept.last_log_lines]) == (4096, [500])
+    assert (renamed.reason, renamed.message) == ("RankFailed", "MeteorStrike: hit")

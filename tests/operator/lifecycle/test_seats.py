@@ -51,6 +51,22 @@ def test_a_seat_that_is_lost_twice_is_told_of_twice() -> None:
     assert [item.reason for item in cluster.status.failures] == ["NodeLost", "NodeLost"]
 
 
+def test_a_worker_that_is_made_in_the_second_of_the_resumption_can_be_lost() -> None:
+    cluster = Cluster()
+    cluster.train()
+    cluster.edit("lifecycle", suspend=True)
+    cluster.reconcile()
+    cluster.pods.clear()
+    cluster.wait(60)
+    cluster.edit("lifecycle", suspend=False)
+    cluster.reconcile()
+    cluster.run()
+    cluster.wait(600)
+    cluster.set(WORKER, node_lost=True)
+    cluster.reconcile()
+    assert [item.reason for item in cluster.status.failures] == ["NodeLost"]
+
+
 def test_a_worker_that_ends_well_keeps_its_seat_until_its_head_has_had_time_to_follow() -> None:
     cluster = Cluster()
     cluster.train()
