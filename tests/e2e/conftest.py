@@ -22,7 +22,7 @@ from tests.e2e.cluster import (
     run,
 )
 
-ORDER = ["test_operator", "test_waiting", "test_recovery", "test_nodes", "test_commands", "test_rights"]
+ORDER = ["test_operator", "test_waiting", "test_recovery", "test_nodes", "test_chaos", "test_commands", "test_rights"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

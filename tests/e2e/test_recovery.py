@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -153,17 +154,22 @@ def test_a_head_that_is_lost_is_a_new_attempt_while_the_workers_stay(cluster: Cl
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """metrics.jsonl of the same job, which trains on this machine and is left alone."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    job = hardy(cluster)
-    job["spec"]["checkpoints"] = {"everySteps": 100000}
+    with undisturbed_run(hardy(cluster), tmp_path_factory.mktemp("undisturbed")) as metrics:
+        yield metrics
+
+
+@contextmanager
+def undisturbed_run(job: dict[str, Any], folder: Path) -> Iterator[Path]:
+    """metrics.jsonl of a job of the cluster that trains on this machine instead, until the end of the block."""
+    spec = job["spec"] | {"checkpoints": {"everySteps": 100000}}
     for pods in ("workers", "head"):
-        job["spec"][pods].pop("template")
-    (folder / "job.yaml").write_text(json.dumps(job))
+        spec[pods] = {name: value for name, value in spec[pods].items() if name != "template"}
+    (folder / "job.yaml").write_text(json.dumps(job | {"spec": spec}))
     process = subprocess.Popen(
         [sys.executable, "-m", "windlass", "run", "job.yaml"], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     try:
-        yield folder / f"runs/{NAME}/metrics.jsonl"
+        yield folder / f"runs/{job['metadata']['name']}/metrics.jsonl"
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)

@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from windlass import lock
 from windlass.data.blocks import Layout
-from windlass.data.corpus import Corpus, SplitName
+from windlass.data.corpus import MANIFEST, Corpus, SplitName
 from windlass.data.prepare import ensure_prepared, prepare
 from windlass.data.tokenizers import BytesTokenizer, load_tokenizer
 from windlass.errors import WindlassError
@@ -236,6 +239,62 @@ def test_a_preparation_killed_in_the_middle_leaves_no_corpus_and_the_next_one_wo
     corpus, made = ensure_prepared(one(uri), BYTES, str(target))
     assert made
     assert len(texts(corpus, "train")) == 3
+
+
+def test_a_corpus_whose_manifest_is_there_stays_although_its_preparation_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = write(tmp_path / "raw", {f"{i}.txt": f"text {i}" for i in range(4)})
+    whole = Storage.write
+
+    def write_and_lose_the_answer(storage: Storage, name: str, data: bytes) -> None:
+        whole(storage, name, data)
+        if name == MANIFEST:
+            raise WindlassError("StorageUnavailable", "did not answer")
+
+    monkeypatch.setattr(Storage, "write", write_and_lose_the_answer)
+    with pytest.raises(WindlassError, match="did not answer"):
+        prepare(one(uri), BYTES, str(tmp_path / "corpus"))
+    corpus, made = ensure_prepared(one(uri), BYTES, str(tmp_path / "corpus"))
+    assert not made
+    assert len(texts(corpus, "train")) == 3
+
+
+def stop(_: str) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("changed", "end"), [(False, stop), (True, lambda _: None)], ids=["stopped", "finished"])
+def test_a_preparation_that_a_newer_head_has_taken_over_deletes_nothing(
+    s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool, end: Callable[[str], None]
+) -> None:
+    uri, target = write(tmp_path / "raw", {f"{i}.txt": f"text {i}" for i in range(4)}), f"{s3_server.bucket()}/corpus"
+    program = (
+        "import sys\nfrom windlass.data.prepare import ensure_prepared\n"
+        "from windlass.data.tokenizers import BytesTokenizer\nfrom windlass.spec.job import Prepare\n"
+        "corpus, made = ensure_prepared(Prepare.model_validate_json(sys.argv[1]), BytesTokenizer(), sys.argv[2])\n"
+        "print(corpus.manifest.folder)"
+    )
+    command = [sys.executable, "-c", program, one(uri).model_dump_json(), target]
+    made: list[str] = []
+
+    def be_taken_over(line: str) -> None:
+        """When the shards are written: the newer head prepares the corpus to its end."""
+        if line.startswith("prepared "):
+            if changed:
+                write(tmp_path / "raw", {"0.txt": "another text"})
+            newer = os.environ | {lock.ATTEMPT: "2"}
+            made.append(subprocess.run(command, env=newer, capture_output=True, text=True, check=True).stdout.strip())
+            end(line)
+
+    monkeypatch.setenv(lock.JOB, "one")
+    monkeypatch.setenv(lock.ATTEMPT, "1")
+    try:
+        prepare(one(uri), BYTES, target, be_taken_over)
+    except KeyboardInterrupt:
+        assert not changed
+    names = Storage(f"{target}/{made[0]}").list()
+    assert {"train-00000.bin", "validation-00000.bin"} <= names.keys()
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:

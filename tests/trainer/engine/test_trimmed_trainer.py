@@ -26,11 +26,20 @@ def write(config, place):
     with open(f"{config['out']}/started-{rank}", "w") as file:
         file.write(str(sorted({process.name()[:10].rstrip("3.1") for process in started})))
 
+def die_once_told():  # as a rank reads what it is to run
+    from windlass.engine import meeting
+    if meeting._place:
+        os._exit(1)
+
+class Deadly:
+    def __reduce__(self):
+        return die_once_told, ()
+
 node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdown_at_exit=True, num_cpus=2)
 ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
-for ranks in (2, 3):
+for ranks, more in ((2, None), (2, Deadly()), (3, None)):
     try:
-        config = {"out": sys.argv[1], "driver": os.getpid()}
+        config = {"out": sys.argv[1], "driver": os.getpid(), "more": more}
         fit(write, config, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
     except WindlassError as error:
         print(error.reason, error.retryable, error)
@@ -39,7 +48,7 @@ node.kill_all_processes(check_alive=False, allow_graceful=True)
 """
 
 
-def test_ranks_meet_and_ranks_that_find_no_room_are_a_failure_that_the_driver_hears_of(tmp_path: Path) -> None:
+def test_ranks_meet_and_the_driver_hears_of_those_that_die_as_they_start_or_find_no_room(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp") as ray_folder:  # sockets' paths must be short
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path), ray_folder],
@@ -53,4 +62,6 @@ def test_ranks_meet_and_ranks_that_find_no_room_are_a_failure_that_the_driver_he
     started = (tmp_path / "started-0").read_text()
     assert started == "['gcs_server', 'python', 'ray::RayTr', 'raylet']", "nothing else has started"
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["the place of 0"] * 2
-    assert "RankFailed True The ranks did not start" in done.stdout, done.stderr
+    died, no_room = [line for line in done.stdout.splitlines() if "raylet" not in line]
+    assert died.startswith("RankFailed True A rank died"), done.stderr
+    assert no_room.startswith("RankFailed True The ranks did not start"), done.stderr

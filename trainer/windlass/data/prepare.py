@@ -36,7 +36,7 @@ from windlass.data.sources.files import SourceFile
 from windlass.data.sources.listing import list_files
 from windlass.data.tokenizers import BUILT_IN, Tokenizer
 from windlass.errors import WindlassError
-from windlass.lock import claim_storage
+from windlass.lock import Claim, claim_storage
 from windlass.spec.job import Prepare
 from windlass.storage import Storage, shown
 
@@ -71,8 +71,8 @@ def prepare(
     StorageFull, AccessDenied.
     """
     inputs = _inputs(spec, tokenizer)
-    with _claimed(uri, progress):
-        return _prepare(inputs, tokenizer, uri, progress, workers, executor)
+    with _claimed(uri, progress) as (claim, _):
+        return _prepare(inputs, tokenizer, uri, claim, progress, workers, executor)
 
 
 def ensure_prepared(
@@ -92,10 +92,10 @@ def ensure_prepared(
     inputs = _inputs(spec, tokenizer)
     if corpus := _prepared(inputs, uri, progress):
         return corpus, False
-    with _claimed(uri, progress) as waited:
+    with _claimed(uri, progress) as (claim, waited):
         if waited and (corpus := _prepared(inputs, uri, progress)):
             return corpus, False
-        return _prepare(inputs, tokenizer, uri, progress, workers, executor), True
+        return _prepare(inputs, tokenizer, uri, claim, progress, workers, executor), True
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,13 @@ def _prepared(inputs: _Inputs, uri: str, progress: Progress) -> Corpus | None:
 
 
 @contextlib.contextmanager
-def _claimed(uri: str, progress: Progress) -> Iterator[bool]:
-    """Hold the lock on the corpus; yield whether another process held it before."""
+def _claimed(uri: str, progress: Progress) -> Iterator[tuple[Claim, bool]]:
+    """Hold the lock on the corpus; yield it, and whether another process held it before."""
     storage = Storage(uri)
     claim, waited = None, False
     while claim is None:
         try:
-            claim = storage.call(lambda: claim_storage(uri, run="windlass data prepare", folder=os.getcwd()))
+            claim = storage.call(lambda: claim_storage(uri, 0, run="windlass data prepare", folder=os.getcwd()))
         except WindlassError as error:
             if error.reason != "StorageInUse":
                 raise
@@ -150,13 +150,19 @@ def _claimed(uri: str, progress: Progress) -> Iterator[bool]:
             message = f"{shown(uri)} cannot be a folder: a file is in the way"
             raise WindlassError("ConfigInvalid", message) from error
     try:
-        yield waited
+        yield claim, waited
     finally:
         claim.release()
 
 
 def _prepare(
-    inputs: _Inputs, tokenizer: Tokenizer, uri: str, progress: Progress, workers: int, executor: Executor | None
+    inputs: _Inputs,
+    tokenizer: Tokenizer,
+    uri: str,
+    claim: Claim,
+    progress: Progress,
+    workers: int,
+    executor: Executor | None,
 ) -> Corpus:
     storage = Storage(uri)
     previous = _existing(storage)
@@ -169,12 +175,15 @@ def _prepare(
         hopeless = isinstance(error, WindlassError) and error.reason in _HOPELESS
         with contextlib.suppress(WindlassError, OSError):  # what went wrong first is what counts
             impatient = Storage(uri, patience=0)
-            if not previous or previous.folder != folder:  # else it went over a corpus that was whole
-                impatient.delete(folder)
-            if hopeless:
-                workspace.delete()
+            if claim.held(patience=0):  # else another process goes on with all of it, or trains on it
+                named = _existing(impatient)
+                if not named or named.folder != folder:  # else it went over a corpus that was whole
+                    impatient.delete(folder)
+                if hopeless:
+                    workspace.delete()
         raise
-    _tidy(storage, {folder, previous.folder if previous else folder})
+    if claim.held():
+        _tidy(storage, {folder, previous.folder if previous else folder})
     return Corpus.open(uri)
 
 

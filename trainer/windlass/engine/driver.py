@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from windlass.engine.places import OneMachine, Places
 from windlass.engine.result import write_result
 from windlass.engine.run_folder import RunFolder, read_json, read_lines
 from windlass.errors import DONE, INTERRUPTED, WindlassError
-from windlass.lock import claim_storage
+from windlass.lock import Claim, claim_storage, require_held
 from windlass.spec.checks import ranks
 from windlass.spec.job import LLMTrainingJob, Restarts
 from windlass.spec.loading import load_job
@@ -53,21 +53,25 @@ def drive(job: LLMTrainingJob, run: RunFolder, places: Callable[[], Places], res
     start = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: run.stop.touch())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the process that started this one
-    with closing(places()) as found:
+    with closing(places()) as found, ExitStack() as claims:
+        claim = None
         try:
+            claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path))
+            claims.callback(claim.release)
             try:
-                _run(job, run, found, restarts)
+                _run(job, run, found, claim, restarts)
             except Stopped:
                 logger.info("Stopped while nothing trained")
             code = _end(job, run, start)
             if code == DONE:
-                found.keep(run)
+                found.keep(run, claim)
                 return DONE
         except Exception as error:
             logger.exception("The run failed")
             code = _fail(job, run, start, as_windlass_error(error))
         try:
-            found.keep(run)
+            if claim is not None:  # else what is there is another run's
+                found.keep(run, claim)
         except WindlassError as error:  # the checkpoints are what counts
             logger.warning("What the run leaves is not kept: %s", error)
         return code
@@ -98,36 +102,37 @@ def _end(job: LLMTrainingJob, run: RunFolder, start: float) -> int:
     return DONE if status == "Succeeded" else INTERRUPTED
 
 
-def _run(job: LLMTrainingJob, run: RunFolder, places: Places, restarts: int) -> None:
+def _run(job: LLMTrainingJob, run: RunFolder, places: Places, claim: Claim, restarts: int) -> None:
     def progress(message: str) -> None:
         run.tell("info", message)
         if run.stop.exists():
             raise Stopped
 
-    claim = claim_storage(run.checkpoints_uri(job), run=run.name, folder=str(run.path))
-    try:
-        run.enter("Preparing")
-        from windlass.engine.preparation import prepare_data
+    run.enter("Preparing")
+    from windlass.engine.preparation import prepare_data
 
-        places.check()
-        prepared = prepare_data(job, run, progress)
-        progress(f"Logs: {run.path / 'logs'}")
-        _train(prepared, run, places, restarts)
-    finally:
-        claim.release()
+    places.check()
+    prepared = prepare_data(job, run, progress)
+    progress(f"Logs: {run.path / 'logs'}")
+    _train(prepared, run, places, claim, restarts)
 
 
-def _train(prepared: "Prepared", run: RunFolder, places: Places, restarts: int) -> None:
-    """Train, starting the ranks again from the last checkpoint when one dies, within the job's budget."""
+def _train(prepared: "Prepared", run: RunFolder, places: Places, claim: Claim, restarts: int) -> None:
+    """Train, starting the ranks again from the last checkpoint when one dies, within the job's budget.
+
+    Raises StorageInUse once the claim on the checkpoints is another's: ranks that start fence those of before.
+    """
     from windlass.engine.preparation import settings_for, tell_plan
 
-    budget = prepared.job.spec.lifecycle.restarts
+    budget, uri = prepared.job.spec.lifecycle.restarts, run.checkpoints_uri(prepared.job)
     fruitless = 0
     plan = None
     while True:
         before, _ = _progress(run)
         try:
+            require_held(claim, uri)
             world_size = places.gather()
+            require_held(claim, uri)  # places may have been waited for for hours
             machine = places.machine()
             settings = settings_for(prepared, run, machine, world_size)
             if settings.plan != plan:
@@ -140,7 +145,9 @@ def _train(prepared: "Prepared", run: RunFolder, places: Places, restarts: int) 
             raise
         except Exception as error:
             failure = as_windlass_error(error)
-            if not failure.retryable:
+            # An earlier head that did not know of us has started ranks, which fence ours; new ones fence those.
+            fenced = failure.reason == "StorageInUse" and claim.held()
+            if not (failure.retryable or fenced):
                 raise
             if restarts >= budget.infrastructure:
                 raise WindlassError(

@@ -27,6 +27,9 @@ def as_windlass_error(error: BaseException) -> WindlassError:
         return error
     if cause := _cause(error):
         return cause
+    kinds = {kind.__name__ for kind in type(error).__mro__}  # of classes that are not imported here
+    if "RayTaskError" in kinds:  # what a rank raised, in Ray's words
+        return as_windlass_error(error.cause)  # type: ignore[attr-defined]
     kind, text = type(error).__name__, str(error).strip() or type(error).__name__
     last_line = text.splitlines()[-1]
     if (kind == "OutOfMemoryError" and "CUDA" in text) or any(word in text for word in _GPU_MEMORY):
@@ -35,9 +38,10 @@ def as_windlass_error(error: BaseException) -> WindlassError:
         return WindlassError("OutOfMemory", f"{last_line} Lower training.microBatchSize.")
     if isinstance(error, OSError) and error.errno == 28:
         return WindlassError("StorageFull", f"{error}. Free space and run again.")
-    if kind.startswith(("Ray", "WorkerGroup")) or kind.endswith("DiedError") or "worker health check" in text.lower():
+    if "RayError" in kinds or kind.startswith("WorkerGroup") or "worker health check" in text.lower():
         return WindlassError("RankFailed", f"A rank died: {_exit_detail(text)}")
-    if isinstance(error, (RuntimeError, ConnectionError)) and any(word in text for word in _CONSEQUENCES):
+    lost = isinstance(error, (RuntimeError, ConnectionError)) and any(word in text for word in _CONSEQUENCES)
+    if lost or "DistError" in kinds:  # torch.distributed's
         return WindlassError("RankFailed", f"A rank lost its connection to another one: {last_line[:300]}")
     return WindlassError("UserError", f"{kind}: {text}")
 

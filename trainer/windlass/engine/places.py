@@ -6,6 +6,7 @@ from windlass.engine.machine import Machine, this_machine, threads_of_rank
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.ray_local import RayLocal
 from windlass.engine.run_folder import RunFolder
+from windlass.lock import Claim
 
 
 class Places(Protocol):
@@ -23,8 +24,11 @@ class Places(Protocol):
     def fit(self, settings: RankSettings) -> bool:
         """Train; False where ranks have saved and stopped to be started anew. Raises WindlassError when one fails."""
 
-    def keep(self, run: RunFolder) -> None:
-        """Bring what the run leaves to where people will look for it."""
+    def keep(self, run: RunFolder, claim: Claim) -> None:
+        """Bring what the run leaves to where people will look for it.
+
+        Raises StorageInUse, and brings nothing, where the claim on that place is another's by now.
+        """
 
     def close(self) -> None:
         """Let go of everything."""
@@ -55,7 +59,7 @@ class OneMachine:
             self._ray.fit(settings)
         return True
 
-    def keep(self, run: RunFolder) -> None:
+    def keep(self, run: RunFolder, claim: Claim) -> None:
         """It is where it belongs."""
 
     def close(self) -> None:

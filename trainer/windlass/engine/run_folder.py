@@ -92,6 +92,11 @@ class RunFolder:
         return self.path / ".workers.json"
 
     @property
+    def wanted(self) -> Path:
+        """How many workers there should be by now, where the operator has told the head."""
+        return self.path / ".wanted.json"
+
+    @property
     def checkpoint(self) -> Path:
         """The newest checkpoint of earlier attempts, on a cluster."""
         return self.path / ".checkpoint.json"

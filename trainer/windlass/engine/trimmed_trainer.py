@@ -63,7 +63,7 @@ def fit(
     except ControllerError as error:
         if isinstance(error.controller_failure, RETRYABLE_CONTROLLER_ERRORS):
             raise WindlassError("RankFailed", "The ranks did not start: a worker is gone, or has no room.") from error
-        raise classify([error]) from error
+        raise classify([error.controller_failure]) from error
     except TrainingFailedError as error:
         raise classify([error]) from error
 

@@ -128,7 +128,7 @@ class CommitLog:
             raise WindlassError(
                 "StorageInUse",
                 f"Attempt {newest} has taken over {shown(self.storage.uri)}; "
-                f"attempt {commit.attempt} may not commit any more",
+                f"attempt {commit.attempt} may not commit any more.",
             )
         commit = Commit(commit.step, commit.attempt, commit.files, commit.state, datetime.now(UTC).isoformat())
         self.storage.write(f"{commit.folder}/{COMMIT}", json.dumps(asdict(commit)).encode())

@@ -46,6 +46,21 @@ def test_a_rank_that_dies_is_told_with_its_last_words(
     assert f"[rank 1] {last_words.splitlines()[0]}\n" in printed
 
 
+def test_a_long_line_is_printed_whole_and_told_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = fit_folder(RunFolder(tmp_path), "1-1")
+    rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    write_json(fit.rank(0), {"pid": rank.pid})
+    fit.log("rank-0").parent.mkdir()
+    fit.log("rank-0").write_text(f"{'x' * 500}\n{'y' * 100_000}\n")
+    ranks = RanksHere(RunFolder(tmp_path))
+    ranks.deaths()
+    rank.kill()
+    rank.wait()
+    [death] = ranks.deaths()
+    assert death["lastLogLines"] == ["x" * 500, "y" * 497 + "..."]
+    assert f"[rank 0] {'y' * 100_000}\n" in capsys.readouterr().out
+
+
 def test_a_rank_that_ends_well_is_no_death(tmp_path: Path) -> None:
     fit = fit_folder(RunFolder(tmp_path), "1-1")
     rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])

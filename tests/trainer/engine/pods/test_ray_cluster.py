@@ -12,7 +12,9 @@ import pytest
 
 from windlass.engine.failures import Stopped
 from windlass.engine.pods import ray_cluster
+from windlass.engine.pods.progress import RunView
 from windlass.engine.pods.ray_cluster import RayCluster
+from windlass.engine.pods.server import Head
 from windlass.engine.run_folder import RunFolder
 from windlass.spec.job import LLMTrainingJob
 
@@ -83,6 +85,17 @@ def test_a_worker_whose_machine_was_switched_off_is_waited_for_although_ray_know
             gathered.result(0.5)
         places.server = socket.create_server(address)
         assert gathered.result(20) == 2
+
+
+@pytest.mark.parametrize(("bounds", "replicas", "ranks"), [("maxReplicas=4", 1, 1), ("minReplicas=1", 4, 4)])
+def test_what_the_operator_asks_for_now_counts_and_not_what_the_head_was_born_with(
+    cluster: Callable[..., Joined], bounds: str, replicas: int, ranks: int
+) -> None:
+    places = cluster("workers.replicas=2", f"workers.{bounds}")
+    places.count = replicas
+    head = Head(places._run, RunView(places._run, places._job, attempt=1), attempt=1, token="token")
+    head.want(replicas)
+    assert places.gather() == ranks
 
 
 def test_gpus_count_as_ranks(cluster: Callable[..., Joined]) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from tests.trainer.engine.pods.test_progress import step
 
+from windlass.engine.pods import client as client_module
 from windlass.engine.pods.client import HeadClient, Unreachable
 from windlass.engine.pods.mirror import Mirror
 from windlass.engine.pods.progress import RunView
@@ -150,6 +152,37 @@ def test_a_worker_that_leaves_is_no_place_any_more_and_its_ranks_are_asked_to_sa
     asyncio.run(story())
 
 
+def test_with_fewer_ranks_than_workers_those_are_asked_to_save_whose_worker_leaves_wherever_they_are(
+    head: Head,
+) -> None:
+    def leave(index: int, ranks: int) -> bool:
+        head.run.pause.unlink(missing_ok=True)
+        head.take(index, beat(ranks=ranks))
+        head.take(index, beat(ranks=ranks, leaving=True))
+        return head.run.pause.exists()
+
+    head.run.tell("fit", "", fit="1-1", workers=[0, 1])  # and Ray has placed them on 1 and 2
+    head.run.enter("Running")
+    head.view.update()
+    assert not leave(0, ranks=0)
+    assert leave(1, ranks=1)
+    assert leave(2, ranks=1)
+    assert not leave(3, ranks=0)
+
+
+def test_ranks_that_start_in_a_worker_that_leaves_are_asked_to_save(head: Head) -> None:
+    head.run.enter("Starting")
+    head.run.tell("fit", "", fit="1-1", workers=[0, 1])
+    head.view.update()
+    head.take(2, beat(ranks=0, leaving=True))
+    assert not head.run.pause.exists(), "none were to start there"
+    head.take(2, beat(ranks=1, leaving=True))
+    assert head.run.pause.exists(), "Ray started one there all the same"
+    head.run.pause.unlink()
+    head.take(0, beat(ranks=0, leaving=True))
+    assert head.run.pause.exists(), "one is about to start there"
+
+
 def test_a_worker_that_was_silent_for_a_while_is_a_place_again(head: Head) -> None:
     def places() -> list[int]:
         return [worker["index"] for worker in read_json(head.run.workers)]
@@ -160,6 +193,30 @@ def test_a_worker_that_was_silent_for_a_while_is_a_place_again(head: Head) -> No
     assert places() == [1]
     head.take(0, beat())
     assert places() == [0, 1]
+
+
+def test_a_file_that_takes_long_for_its_size_arrives_and_a_head_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(client_module, "SLOWEST", 1 << 20)
+    taken: list[int] = []
+
+    async def take(request: web.Request) -> web.Response:
+        await asyncio.sleep(1)
+        taken.append(len(await request.read()))
+        return web.Response()
+
+    async def story() -> None:
+        slow = web.Application(client_max_size=1 << 30)
+        slow.add_routes([web.put("/run/metrics.jsonl", take)])
+        async with TestServer(slow) as server, HeadClient(str(server.make_url("")), "right") as client:
+            await client.send("PUT", "/run/metrics.jsonl", b"x" * (8 << 20))
+            with pytest.raises(Unreachable, match="Timeout"):
+                await client.send("PUT", "/run/metrics.jsonl", b"x")
+
+    asyncio.run(story())
+    assert taken == [8 << 20]
 
 
 def test_metrics_and_events_come_whole_and_once_whatever_is_lost_between(head: Head, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ for seconds in (0.1, 100):
 
 
 def test_orphans_are_inherited_reaped_and_killed(tmp_path: Path) -> None:
-    _alone(_orphans, tmp_path)
+    alone(_orphans, tmp_path)
 
 
 async def _orphans(folder: Path) -> None:
@@ -40,7 +40,7 @@ async def _orphans(folder: Path) -> None:
 
 
 def test_a_child_ends_with_its_exit_code_or_signal(tmp_path: Path) -> None:
-    _alone(_ends, tmp_path)
+    alone(_ends, tmp_path)
 
 
 async def _ends(folder: Path) -> None:
@@ -58,7 +58,7 @@ async def _ends(folder: Path) -> None:
 
 
 def test_a_child_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
-    _alone(_killed_with_its_own, tmp_path)
+    alone(_killed_with_its_own, tmp_path)
 
 
 async def _killed_with_its_own(folder: Path) -> None:
@@ -72,7 +72,7 @@ async def _killed_with_its_own(folder: Path) -> None:
     assert not [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
 
 
-def _alone(story: Callable[[Path], Coroutine[Any, Any, None]], folder: Path) -> None:
+def alone(story: Callable[[Path], Coroutine[Any, Any, None]], folder: Path) -> None:
     """Run it in a process of its own: this one has other children."""
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(story, folder))
     process.start()

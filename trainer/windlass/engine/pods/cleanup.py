@@ -8,16 +8,15 @@ That is all under checkpoints.uri that runs write there. A corpus may serve othe
 import logging
 import os
 
+from windlass.engine.pods.stored_run import FILES, FOLDERS
 from windlass.errors import DONE, WindlassError
+from windlass.lock import LEASE, LOCK
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import Storage, shown
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = (
-    *("attempts/", "step-", "tokenizer/", "export/", "tensorboard/", "lease.json", "job.yaml", "plan.json"),
-    *("environment.json", "baseline.json", "events.jsonl", "metrics.jsonl", "result.json", "report.html"),
-)
+WRITTEN = ("attempts/", "step-", "examples/", LEASE, LOCK, *FILES, *(f"{folder}/" for folder in FOLDERS))
 """How the names of all that a run writes under checkpoints.uri begin."""
 
 

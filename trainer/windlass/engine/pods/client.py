@@ -6,6 +6,8 @@ from typing import Any
 import aiohttp
 
 TIMEOUT_SECONDS = 5.0
+SLOWEST = 5 << 20
+"""Bytes a second at which a long run's metrics come through to a head that is well."""
 
 
 class Unreachable(Exception):
@@ -47,8 +49,10 @@ class HeadClient:
 
     async def send(self, method: str, path: str, body: bytes) -> None:
         """Send lines. Raises Refused when they belong to ranks that have been replaced, else Unreachable."""
+        seconds = TIMEOUT_SECONDS + len(body) / SLOWEST
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=TIMEOUT_SECONDS)
         try:
-            async with self._session.request(method, path, data=body) as response:
+            async with self._session.request(method, path, data=body, timeout=timeout) as response:
                 if response.status in (409, 416):
                     raise Refused
                 response.raise_for_status()

@@ -45,14 +45,17 @@ async def supervise(pod: Pod) -> int:
     job = LLMTrainingJob.model_validate_json(os.environ["WINDLASS_JOB"])
     attempt = int(os.environ["WINDLASS_ATTEMPT"])
     head = Head(run=pod.run, view=RunView(pod.run, job, attempt), attempt=attempt, token=pod.token)
-    budget = job.spec.lifecycle.restarts.infrastructure - int(os.environ["WINDLASS_RESTARTS"])
+    restarts = job.spec.lifecycle.restarts
+    budget = restarts.infrastructure - int(os.environ["WINDLASS_RESTARTS"])
+    reached, fruitless = -1, 0  # the first restart is at once
     stopping = _stop_on_sigterm(pod)
     server = asyncio.create_task(_serve(pod, head))
     while True:
         code = await _watch(pod, head, ray, driver, stopping)
         if code in (DONE, BAD_INPUT, FAILED, INTERRUPTED) or stopping.is_set():
             break
-        what = "Ray" if ray.ended.done() else "The driver"
+        without_ray = ray.ended.done()
+        what = "Ray" if without_ray else "The driver"
         if head.view.update().restarts >= budget:
             pod.run.enter(
                 "Failed", f"RestartsExhausted: {what} in the head died {_death(code)}", reason="RestartsExhausted"
@@ -60,9 +63,18 @@ async def supervise(pod: Pod) -> int:
             code = FAILED
             break
         pod.run.enter("Recovering", f"HeadLost: {what} in the head died {_death(code)}", reason="HeadLost")
-        if ray.ended.done():
+        if without_ray:
             head.ray, head.ray_started = None, head.ray_started + 1
             await children.kill_all()
+        from windlass.engine.driver import backoff  # 16 MB that a head without trouble saves
+
+        before, reached = reached, _step(head)
+        fruitless = 0 if reached > before else fruitless + 1
+        await _rest(head, backoff(restarts, fruitless), stopping)
+        if stopping.is_set():
+            code = INTERRUPTED
+            break
+        if without_ray:
             ray = _start_ray(pod, children)
         driver = _start_driver(children)
     status = write_termination(pod, head.view.update(), job, code, stopped=stopping.is_set())
@@ -109,6 +121,20 @@ async def _watch(pod: Pod, head: "Head", ray: Child, driver: Child, stopping: as
                 driver.signal(signal.SIGKILL)
         await asyncio.wait([ray.ended, driver.ended], timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     return driver.ended.result() if driver.ended.done() else ray.ended.result() or -signal.SIGKILL
+
+
+async def _rest(head: "Head", seconds: float, stopping: asyncio.Event) -> None:
+    """Wait before the next start, unless this pod has to end; the server goes on answering."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not stopping.is_set():
+        head.keep_time()
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _step(head: "Head") -> int:
+    """The newest step that was logged."""
+    progress = head.view.update().progress()
+    return progress.step if progress else 0
 
 
 async def _listens(host: str, port: int) -> bool:

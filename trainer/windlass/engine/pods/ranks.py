@@ -12,6 +12,8 @@ from windlass.engine.run_folder import Record, RunFolder, read_json
 
 LAST_LINES = 50
 """Lines of a rank's log that are kept for when it dies."""
+LINE_CHARACTERS = 500
+"""What is told of each: they go into the job's status."""
 _FATAL = re.compile(r"Fatal Python error: (\w+)")
 _SIGNALS = {"Segmentation": -11, "Aborted": -6, "Bus": -7, "Illegal": -4, "Floating": -8}
 
@@ -57,7 +59,8 @@ class RanksHere:
         lines = list(self._last.get(fit / "logs" / f"rank-{path.stem}.log", []))
         hang = any(line.startswith("Timeout (") for line in lines)  # its hang watch
         code = 1 if hang or record.get("raised") else _exit_code(lines)
-        return {"fit": fit.name, "rank": int(path.stem), "exitCode": code, "hang": hang, "lastLogLines": lines}
+        told = [_cut(line) for line in lines]
+        return {"fit": fit.name, "rank": int(path.stem), "exitCode": code, "hang": hang, "lastLogLines": told}
 
     def metrics_addresses(self) -> list[str]:
         """Where living ranks serve their metrics."""
@@ -71,6 +74,10 @@ def _exit_code(lines: list[str]) -> int:
         if fatal := _FATAL.search(line):
             return _SIGNALS.get(fatal[1], -6)
     return -9
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LINE_CHARACTERS else f"{line[: LINE_CHARACTERS - 3]}..."
 
 
 def _exists(pid: int) -> bool:

@@ -19,6 +19,7 @@ from windlass.engine.pods.stored_run import fetch_history, keep_run
 from windlass.engine.rank_settings import RankSettings
 from windlass.engine.run_folder import Record, RunFolder, last, read_json, read_lines, write_json
 from windlass.errors import WindlassError
+from windlass.lock import Claim, require_held
 from windlass.planning.batching import batching
 from windlass.spec.checks import check
 from windlass.spec.job import LLMTrainingJob
@@ -74,7 +75,6 @@ class RayCluster:
 
     def gather(self) -> int:
         """Wait for all workers; with minReplicas, go on with fewer when no more have come for a while."""
-        spec = self._job.spec.workers
         settled, before = time.monotonic(), -1
         while True:
             if self._run.stop.exists():
@@ -82,11 +82,11 @@ class RayCluster:
             joined = self._joined()
             if len(joined) != before:
                 settled, before = time.monotonic(), len(joined)
-                self._run.tell("workers", "", ready=len(joined), desired=spec.replicas)
+                self._run.tell("workers", "", ready=len(joined), desired=self._replicas)
             patient = time.monotonic() - settled < PATIENCE_SECONDS
             count = self._largest(len(joined))
-            workers = joined[: count or spec.replicas]
-            if (len(joined) >= spec.replicas or (count and not patient)) and self._answer(workers):
+            workers = joined[: count or self._replicas]
+            if (len(joined) >= self._replicas or (count and not patient)) and self._answer(workers):
                 self._workers = workers
                 return len(self._workers) * self._ranks_per_worker
             time.sleep(POLL_SECONDS)
@@ -94,6 +94,11 @@ class RayCluster:
     @property
     def _ranks_per_worker(self) -> int:
         return self._job.spec.workers.gpus_per_worker or 1
+
+    @property
+    def _replicas(self) -> int:
+        """How many workers there should be now."""
+        return int((read_json(self._run.wanted) or {}).get("replicas", self._job.spec.workers.replicas))
 
     def _joined(self) -> list[Record]:
         """The workers that Ray can reach and that stay."""
@@ -126,8 +131,8 @@ class RayCluster:
     def _largest(self, joined: int) -> int | None:
         """How many of the workers can share a batch evenly; None when they are fewer than the job wants at least."""
         spec = self._job.spec
-        most = min(joined, spec.workers.max_replicas or spec.workers.replicas)
-        for count in range(most, (spec.workers.min_replicas or spec.workers.replicas) - 1, -1):
+        replicas = self._replicas
+        for count in range(min(joined, replicas), (spec.workers.min_replicas or replicas) - 1, -1):
             with contextlib.suppress(WindlassError):
                 training = spec.training
                 batching(training.global_batch_size, training.micro_batch_size, count * self._ranks_per_worker)
@@ -198,11 +203,12 @@ class RayCluster:
             time.sleep(POLL_SECONDS)
         raise WindlassError("RankFailed", "The ranks have ended, and their last metrics did not arrive.")
 
-    def keep(self, run: RunFolder) -> None:
+    def keep(self, run: RunFolder, claim: Claim) -> None:
         succeeded = (read_json(run.result) or {}).get("status") == "Succeeded"
         patience = PATIENCE if succeeded else STOPPED_PATIENCE
         if self._keeping.ident:
             self._keeping.join(patience)
+        require_held(claim, run.checkpoints_uri(self._job), patience)
         keep_run(run, self._job, patience)
 
     def close(self) -> None:

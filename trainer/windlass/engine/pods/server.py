@@ -55,6 +55,8 @@ class Head:
     told: set[int] = field(default_factory=set)
     """Workers that know that the job is over."""
     offsets: dict[str, int] = field(default_factory=dict)
+    replicas: int | None = None
+    """Workers that the job should have, as the operator told last."""
 
     def answer(self) -> Record:
         """What a heartbeat is answered."""
@@ -102,13 +104,27 @@ class Head:
         self.heard[index] = time.monotonic()
         for death in beat["deaths"]:
             self.view.note_death({**death, "pod": beat["pod"], "node": beat["node"]})
-        worker = {"index": index} | {key: beat[key] for key in ("pod", "node", "ip", "machine", "leaving", "joined")}
-        if worker["leaving"] and worker != self.workers.get(index) and index in self.view.training:
+        noted = ("pod", "node", "ip", "machine", "leaving", "joined", "ranks")
+        worker = {"index": index} | {key: beat[key] for key in noted if key in beat}
+        if worker["leaving"] and worker != self.workers.get(index) and self._has_ranks(worker):
             self.run.pause.touch()
         self.workers[index] = worker
         if (joined := self.joined()) != self.listed:
             self.listed = joined
             write_json(self.run.workers, joined)
+
+    def _has_ranks(self, worker: Record) -> bool:
+        """Whether ranks run there, or are about to: Ray may choose other workers than those that the driver took."""
+        ranks = worker.get("ranks")
+        if ranks is None or (ranks == 0 and self.view.phase["phase"] != "Running"):
+            return worker["index"] in self.view.training
+        return bool(ranks)
+
+    def want(self, replicas: int) -> None:
+        """Note how many workers the job should have now: the head may have been born with another number."""
+        if replicas != self.replicas:
+            self.replicas = replicas
+            write_json(self.run.wanted, {"replicas": replicas})
 
     def append(self, file: str, fit: str, offset: int, lines: bytes) -> int:
         """Append what is new of rank 0's lines, which begin at `offset` of its file; returns the bytes known of it."""
@@ -139,6 +155,8 @@ def application(head: Head) -> web.Application:
 
     async def progress(request: web.Request) -> web.Response:
         """At once, or for one who knows the `version` already, when there is another or `wait` seconds are over."""
+        if "replicas" in request.query:
+            head.want(int(request.query["replicas"]))
         known, wait = request.query.get("version"), float(request.query.get("wait", 0))
         report = await _held(head.report, lambda report: report["version"] == known, min(wait, HOLD_SECONDS))
         return web.json_response(report)

@@ -7,18 +7,18 @@ from windlass.engine.run_folder import RunFolder, write_json
 from windlass.spec.job import LLMTrainingJob
 from windlass.storage import PATIENCE, Storage, shown
 
-_FILES = (
+FILES = (
     *("job.yaml", "plan.json", "base.json", "environment.json", "baseline.json", "events.jsonl", "metrics.jsonl"),
     *("result.json", "report.html"),
 )
-_FOLDERS = ("tokenizer", "export", "tensorboard")
+FOLDERS = ("tokenizer", "export", "tensorboard")
 
 
 def keep_run(run: RunFolder, job: LLMTrainingJob, patience: float = PATIENCE) -> None:
     """Copy the run's files to the checkpoints' URI, as far as they are there yet; `patience` as of `Storage`."""
     storage = Storage(run.checkpoints_uri(job), patience)
-    paths = [run.path / name for name in _FILES]
-    paths += [path for folder in _FOLDERS for path in sorted((run.path / folder).rglob("*")) if path.is_file()]
+    paths = [run.path / name for name in FILES]
+    paths += [path for folder in FOLDERS for path in sorted((run.path / folder).rglob("*")) if path.is_file()]
     for path in paths:
         if path.exists():
             storage.upload(path, str(path.relative_to(run.path)))

@@ -113,6 +113,7 @@ class Worker:
             "machine": dataclasses.asdict(self.machine),
             "joined": self.joined,
             "leaving": self.leaving is not None,
+            "ranks": self.ranks.alive,
             "deaths": deaths,
             "knows": self.answer,
         }
