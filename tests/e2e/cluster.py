@@ -32,6 +32,14 @@ def run(*command: str | Path, text: str | None = None, timeout: float = 900) -> 
     return done.stdout
 
 
+def _output(*command: str) -> str:
+    """Of a command that may fail, or never end: a node that hangs answers nothing."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    except subprocess.TimeoutExpired:
+        return ""
+
+
 def kubectl(*arguments: str, text: str | None = None, namespace: str = NAMESPACE) -> str:
     return run("kubectl", "--namespace", namespace, *arguments, text=text)
 
@@ -80,11 +88,7 @@ class Cluster:
         parts = [("get", "llmjob", name, "-o", "yaml"), ("get", "pods", "-o", "wide"), ("get", "events")]
         pods = [item["metadata"]["name"] for item in self.pods(name)]
         parts += [("logs", pod, "--tail=60") for pod in pods]
-        outputs = [
-            subprocess.run(["kubectl", "-n", NAMESPACE, *part], capture_output=True, text=True, check=False).stdout
-            for part in parts
-        ]
-        return "\n".join(outputs)
+        return "\n".join(_output("kubectl", "-n", NAMESPACE, *part) for part in parts)
 
     def pods(self, name: str) -> list[dict[str, Any]]:
         return list(json.loads(kubectl("get", "pods", "-l", f"windlass.dev/job={name}", "-o", "json"))["items"])
@@ -97,13 +101,8 @@ class Cluster:
         """What the head has of events.jsonl and metrics.jsonl; empty while there is no head that has any."""
         files = [f"/tmp/run/{name}/{file}.jsonl" for file in ("events", "metrics")]
         lines = ["grep", "-h", "kind", *files]  # all; unlike cat, it ends one that is being written
-        done = subprocess.run(
-            ["kubectl", "-n", NAMESPACE, "exec", f"{name}-head", "--", *lines],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return [json.loads(line) for line in done.stdout.splitlines() if line.endswith("}")]
+        output = _output("kubectl", "-n", NAMESPACE, "exec", f"{name}-head", "--", *lines)
+        return [json.loads(line) for line in output.splitlines() if line.endswith("}")]
 
     def steps(self, name: str) -> list[tuple[datetime, int]]:
         """When each step was logged, in the order of the file."""
