@@ -6,12 +6,13 @@ import tempfile
 from pathlib import Path
 
 PROGRAM = """
-import os, sys
+import os, sys, time
 from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
 os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN="0" * 64)
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
 import psutil, ray
 from windlass.engine.trimmed_ray import TrimmedNode
+from windlass.engine import trimmed_trainer
 from windlass.engine.trimmed_trainer import fit
 from windlass.errors import WindlassError
 
@@ -31,13 +32,18 @@ def die_once_told():  # as a rank reads what it is to run
     if meeting._place:
         os._exit(1)
 
+def wait_for_ever():
+    time.sleep(1000)
+
 class Deadly:
     def __reduce__(self):
         return die_once_told, ()
 
 node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdown_at_exit=True, num_cpus=2)
 ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
-for ranks, more in ((2, None), (2, Deadly()), (3, None)):
+for ranks, more, meet in ((2, None, meet), (2, Deadly(), meet), (3, None, meet), (2, None, wait_for_ever)):
+    if meet is wait_for_ever:
+        trimmed_trainer.START_SECONDS = 5
     try:
         config = {"out": sys.argv[1], "driver": os.getpid(), "more": more}
         fit(write, config, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
@@ -48,7 +54,7 @@ node.kill_all_processes(check_alive=False, allow_graceful=True)
 """
 
 
-def test_ranks_meet_and_the_driver_hears_of_those_that_die_as_they_start_or_find_no_room(tmp_path: Path) -> None:
+def test_ranks_meet_and_the_driver_hears_of_those_that_die_find_no_room_or_do_not_come(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="wl-", dir="/tmp") as ray_folder:  # sockets' paths must be short
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path), ray_folder],
@@ -62,6 +68,7 @@ def test_ranks_meet_and_the_driver_hears_of_those_that_die_as_they_start_or_find
     started = (tmp_path / "started-0").read_text()
     assert started == "['gcs_server', 'python', 'ray::RayTr', 'raylet']", "nothing else has started"
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["the place of 0"] * 2
-    died, no_room = [line for line in done.stdout.splitlines() if "raylet" not in line]
+    died, no_room, late = [line for line in done.stdout.splitlines() if "raylet" not in line]
     assert died.startswith("RankFailed True A rank died"), done.stderr
     assert no_room.startswith("RankFailed True The ranks did not start"), done.stderr
+    assert late.startswith("RankFailed True The ranks did not start"), done.stderr

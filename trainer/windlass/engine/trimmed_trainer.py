@@ -8,6 +8,7 @@ it has started. This module reaches into Ray Train's internals, so pyproject.tom
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from windlass.engine import meeting
 from windlass.engine.failures import classify
 from windlass.errors import WindlassError
+
+START_SECONDS = 180.0
+"""How long ranks may take from the room they are given to their function, imports included. Ray waits for ever for one
+whose node died at the wrong moment."""
 
 
 def fit(
@@ -118,7 +123,25 @@ class GivenPlaces(FixedScalingPolicy):
 
 
 class RanksAlone(WorkerGroup):
-    """Ranks whose controller is no actor, and whose environment is that of their machine's Ray."""
+    """Ranks whose controller is no actor, and whose environment is that of their machine's Ray.
+
+    Those that do not come are given up: with their room, Ray ends them and all that waits for them.
+    """
+
+    def _start_impl(self, worker_group_state_builder: Any) -> None:
+        self._patience: threading.Timer | None = None
+        try:
+            super()._start_impl(worker_group_state_builder)
+        finally:
+            if self._patience is not None:
+                self._patience.cancel()
+
+    def _create_placement_group(self, *arguments: Any) -> Any:
+        room = super()._create_placement_group(*arguments)
+        self._patience = threading.Timer(START_SECONDS, room.shutdown)
+        self._patience.daemon = True
+        self._patience.start()
+        return room
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
