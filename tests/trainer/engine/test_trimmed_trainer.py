@@ -9,7 +9,7 @@ PROGRAM = """
 import os, sys, time
 from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
 os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN="0" * 64)
-os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
 import psutil, ray
 from windlass.engine.trimmed_ray import TrimmedNode
 from windlass.engine import trimmed_trainer
@@ -41,9 +41,10 @@ class Deadly:
 
 node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdown_at_exit=True, num_cpus=2)
 ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
-for ranks, more, meet in ((2, None, meet), (2, Deadly(), meet), (3, None, meet), (2, None, wait_for_ever)):
+well = (2, None, meet)
+for ranks, more, meet in (well, (2, Deadly(), meet), well, (3, None, meet), (2, None, wait_for_ever), well):
     if meet is wait_for_ever:
-        trimmed_trainer.START_SECONDS = 5
+        trimmed_trainer.START_SECONDS = 10
     try:
         config = {"out": sys.argv[1], "driver": os.getpid(), "more": more}
         fit(write, config, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
@@ -68,6 +69,7 @@ def test_ranks_meet_and_the_driver_hears_of_those_that_die_find_no_room_or_do_no
     started = (tmp_path / "started-0").read_text()
     assert started == "['gcs_server', 'python', 'ray::RayTr', 'raylet']", "nothing else has started"
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["the place of 0"] * 2
+    # Each is followed by ranks that are well, which find room.
     died, no_room, late = [line for line in done.stdout.splitlines() if "raylet" not in line]
     assert died.startswith("RankFailed True A rank died"), done.stderr
     assert no_room.startswith("RankFailed True The ranks did not start"), done.stderr

@@ -125,23 +125,29 @@ class GivenPlaces(FixedScalingPolicy):
 class RanksAlone(WorkerGroup):
     """Ranks whose controller is no actor, and whose environment is that of their machine's Ray.
 
-    Those that do not come are given up: with their room, Ray ends them and all that waits for them.
+    Those that do not come are given up: with their room, Ray ends them and all that waits for them. The room of those
+    that die as they begin, which Ray Train forgets, is given back: later ranks would find none.
     """
 
     def _start_impl(self, worker_group_state_builder: Any) -> None:
+        self._room: Any = None
         self._patience: threading.Timer | None = None
         try:
             super()._start_impl(worker_group_state_builder)
+        except BaseException:
+            if self._room is not None:
+                self._room.shutdown()
+            raise
         finally:
             if self._patience is not None:
                 self._patience.cancel()
 
     def _create_placement_group(self, *arguments: Any) -> Any:
-        room = super()._create_placement_group(*arguments)
-        self._patience = threading.Timer(START_SECONDS, room.shutdown)
+        self._room = super()._create_placement_group(*arguments)
+        self._patience = threading.Timer(START_SECONDS, self._room.shutdown)
         self._patience.daemon = True
         self._patience.start()
-        return room
+        return self._room
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
