@@ -9,7 +9,7 @@ PROGRAM = """
 import os, sys, time
 from windlass.engine.ray_local import ENVIRONMENT, WORKERS_ENVIRONMENT
 os.environ.update(ENVIRONMENT | WORKERS_ENVIRONMENT, RAY_AUTH_TOKEN="0" * 64)
-os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "5"
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 import psutil, ray
 from windlass.engine.trimmed_ray import TrimmedNode
 from windlass.engine import trimmed_trainer
@@ -43,8 +43,7 @@ node = TrimmedNode(head=True, address="127.0.0.1", temp_dir=sys.argv[2], shutdow
 ray.init(address=node.gcs_address, log_to_driver=False, _node_ip_address="127.0.0.1")
 well = (2, None, meet)
 for ranks, more, meet in (well, (2, Deadly(), meet), well, (3, None, meet), (2, None, wait_for_ever), well):
-    if meet is wait_for_ever:
-        trimmed_trainer.START_SECONDS = 10
+    trimmed_trainer.START_SECONDS = 10 if meet is wait_for_ever else 180
     try:
         config = {"out": sys.argv[1], "driver": os.getpid(), "more": more}
         fit(write, config, meet=meet, ranks=ranks, on_gpus=False, folder=f"{sys.argv[1]}/{ranks}-ranks")
@@ -61,7 +60,7 @@ def test_ranks_meet_and_the_driver_hears_of_those_that_die_find_no_room_or_do_no
             [sys.executable, "-c", PROGRAM, str(tmp_path), ray_folder],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
     assert done.returncode == 0, done.stderr
