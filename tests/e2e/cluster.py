@@ -125,6 +125,17 @@ class Cluster:
             raise AssertionError(f"{error}\n{self.describe(name)}") from None
         return float((later[count - 1] - moment).total_seconds())
 
+    def losses(self, name: str) -> dict[int, float]:
+        """Of each step, as the run in the bucket has them: each once."""
+        losses = losses_of(self.store.cat_file(f"{self.bucket}/runs/{name}/metrics.jsonl").decode().splitlines())
+        steps = [step for step, _ in losses]
+        assert steps == list(range(1, len(steps) + 1)), "each step once"
+        return dict(losses)
+
+    def suspend(self, name: str, value: bool = True) -> None:
+        spec = {"lifecycle": {"suspend": value}}
+        kubectl("patch", "llmjob", name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
     def script(self, *arguments: str) -> None:
         """Break or mend a node, where the cluster can."""
         assert SCRIPT is not None
@@ -134,6 +145,19 @@ class Cluster:
         """SIGKILL the object store; `script("up")` starts it again."""
         home = Path(os.environ.get("CLUSTER_HOME", "/var/tmp/windlass-cluster"))
         os.kill(int((home / "run/s3.pid").read_text().split()[0]), signal.SIGKILL)
+
+
+def losses_of(lines: list[str]) -> list[tuple[int, float]]:
+    """Steps and their losses in lines of a metrics.jsonl; a line that is being written is left out."""
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+
+
+def eviction(pod: str) -> tuple[str, str]:
+    """Path and body of the request that evicts a pod."""
+    metadata = {"name": pod, "namespace": NAMESPACE}
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+    return f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction", json.dumps(body)
 
 
 def now() -> datetime:

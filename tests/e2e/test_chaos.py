@@ -1,9 +1,8 @@
 """Faults at random, upon each other, for as long as one likes; in the end nothing was lost and no loss differs.
 
-WINDLASS_CHAOS_MINUTES=15 WINDLASS_CHAOS_SEED=1 make e2e TESTS=tests/e2e/test_chaos.py
+WINDLASS_CHAOS_MINUTES=15 WINDLASS_CHAOS_SEED=1 .venv/bin/python -m pytest tests/e2e/test_chaos.py -s
 """
 
-import json
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.e2e.cluster import NAMESPACE, RELEASE_NAMESPACE, SCRIPT, Cluster, kubectl, now, small_job, wait_for
+from tests.e2e.cluster import NAMESPACE, RELEASE_NAMESPACE, SCRIPT, Cluster, eviction, now, small_job, wait_for
 from tests.e2e.test_recovery import losses_in, undisturbed_run
 
 MINUTES = float(os.environ.get("WINDLASS_CHAOS_MINUTES", 0))
@@ -90,10 +89,8 @@ class Storm:
         _try("-n", NAMESPACE, "delete", "pod", "--wait=false", *arguments)
 
     def _evict(self) -> None:
-        metadata = {"name": self._worker(), "namespace": NAMESPACE}
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{metadata['name']}/eviction"
-        _try("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
+        path, body = eviction(self._worker())
+        _try("create", "--raw", path, "-f", "-", text=body)
 
     def _restart(self, kill: Callable[[], None]) -> None:
         kill()
@@ -101,9 +98,9 @@ class Storm:
         self.cluster.script("up")
 
     def _suspend(self) -> None:
-        suspend(True)
+        self.cluster.suspend(NAME)
         time.sleep(self.random.uniform(0, 25))
-        suspend(False)
+        self.cluster.suspend(NAME, False)
 
     def _break_node(self, fault: str, mend: str) -> None:
         if not self.mends:
@@ -130,12 +127,10 @@ def test_no_fault_upon_another_loses_or_changes_a_step(cluster: Cluster, tmp_pat
         fault()
     storm.mend(all_of_it=True)
     trains(storm, 20)
-    suspend(True)
+    cluster.suspend(NAME)
     cluster.wait_for_phase(NAME, "Suspended", seconds=120)
     status = cluster.status(NAME)
-    text = cluster.store.cat_file(f"{cluster.bucket}/runs/{NAME}/metrics.jsonl").decode()
-    losses = {r["step"]: r["loss"] for r in map(json.loads, text.splitlines()) if r["kind"] == "train"}
-    assert list(losses) == list(range(1, len(losses) + 1)), "each step once"
+    losses = cluster.losses(NAME)
     with undisturbed_run(job, tmp_path) as metrics:
         wait_for(f"step {len(losses)} of it", lambda: len(losses_in(metrics)) >= len(losses), 60 * MINUTES + 120)
         alone = losses_in(metrics)
@@ -151,10 +146,6 @@ def trains(storm: Storm, steps: int) -> None:
         assert time.monotonic() < deadline, f"stuck\n{storm.cluster.describe(NAME)}"
         storm.mend()
         time.sleep(1)
-
-
-def suspend(value: bool) -> None:
-    kubectl("patch", "llmjob", NAME, "--type=merge", "-p", json.dumps({"spec": {"lifecycle": {"suspend": value}}}))
 
 
 def _last_step(cluster: Cluster) -> int | None:

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 from tests.e2e.cluster import (
-    NAMESPACE,
     RELEASE_NAMESPACE,
     SCRIPT,
     Cluster,
+    eviction,
     kubectl,
+    losses_of,
     now,
     run,
     small_job,
@@ -126,14 +127,9 @@ def test_a_worker_pod_that_is_deleted_is_the_only_one_replaced(cluster: Cluster,
 
 
 def test_an_evicted_worker_saves_before_it_goes(cluster: Cluster, uids: dict[str, str]) -> None:
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": f"{NAME}-worker-1", "namespace": NAMESPACE},
-    }
+    path, body = eviction(f"{NAME}-worker-1")
     moment = now()
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{NAME}-worker-1/eviction"
-    kubectl("create", "--raw", path, "-f", "-", text=json.dumps(eviction))
+    kubectl("create", "--raw", path, "-f", "-", text=body)
     recovered(cluster, NAME, "a worker pod is evicted", moment)
     after = _uids(cluster)
     assert [name for name in uids if after[name] != uids[name]] == [f"{NAME}-worker-1"]
@@ -177,9 +173,7 @@ def undisturbed_run(job: dict[str, Any], folder: Path) -> Iterator[Path]:
 
 def losses_in(metrics: Path) -> dict[int, float]:
     """Of each step so far."""
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+    return dict(losses_of(metrics.read_text().splitlines() if metrics.exists() else []))
 
 
 def test_the_operator_can_be_killed_at_any_moment(cluster: Cluster, uids: dict[str, str], undisturbed: Path) -> None:
@@ -216,11 +210,9 @@ def test_an_object_store_that_is_away_for_a_minute_costs_no_restart(
 def test_the_losses_are_those_of_a_run_that_was_left_alone(cluster: Cluster, job: None, undisturbed: Path) -> None:
     started = times(cluster.records(NAME), "fit")[-1]
     last_recovery = next(step for at, step in cluster.steps(NAME) if at > started)
-    kubectl("patch", "llmjob", NAME, "--type=merge", "-p", '{"spec": {"lifecycle": {"suspend": true}}}')
+    cluster.suspend(NAME)
     cluster.wait_for_phase(NAME, "Suspended", seconds=60)
-    text = cluster.store.cat_file(f"{cluster.bucket}/runs/{NAME}/metrics.jsonl").decode()
-    losses = {r["step"]: r["loss"] for r in map(json.loads, text.splitlines()) if r["kind"] == "train"}
-    assert list(losses) == list(range(1, len(losses) + 1)), "each step once"
+    losses = cluster.losses(NAME)
     enough = last_recovery + 100
     assert len(losses) >= enough
     wait_for(f"step {enough} of the undisturbed run", lambda: len(losses_in(undisturbed)) >= enough, 300)
